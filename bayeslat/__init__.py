@@ -1,0 +1,1 @@
+"""Bayesian modelling of LLM-inference latency."""

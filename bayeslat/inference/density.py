@@ -1,0 +1,94 @@
+"""A PyMC model's log-density as JAX functions of one flat unconstrained vector.
+
+The model stays the single source of truth for what the posterior is. This module only re-expresses
+it: prior and likelihood apart (their Hessians have different structure), and all value variables
+raveled into one vector.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+import pymc as pm
+from numpy.typing import NDArray
+from pymc.sampling.jax import get_jaxified_graph
+
+__all__ = ["FlatDensity", "flat_density"]
+
+type LogDensity = Callable[[jax.Array], jax.Array]
+
+
+@dataclass(frozen=True)
+class FlatDensity:
+    """Log-prior and log-likelihood over the raveled value variables of a model.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Value variables in the order of the flat vector.
+    shapes : dict of str to tuple of int
+        Shape of each.
+    prior, likelihood : callable
+        Map a flat vector, shape (dim,), to a scalar; their sum is the model's log-posterior up to
+        a constant, Jacobians of PyMC's own transforms included.
+    initial : array, shape (dim,)
+        PyMC's initial point.
+    """
+
+    names: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+    prior: LogDensity
+    likelihood: LogDensity
+    initial: NDArray[np.float64]
+
+    @property
+    def dim(self) -> int:
+        """Length of the flat vector."""
+        return self.initial.size
+
+    def slices(self) -> dict[str, slice]:
+        """Where each value variable lies in the flat vector."""
+        found, start = {}, 0
+        for name in self.names:
+            stop = start + prod(self.shapes[name])
+            found[name] = slice(start, stop)
+            start = stop
+        return found
+
+
+def flat_density(model: pm.Model) -> FlatDensity:
+    """Flatten a model.
+
+    Parameters
+    ----------
+    model : pymc.Model
+        Any model with continuous free variables.
+    """
+    point = model.initial_point()
+    names = tuple(variable.name for variable in model.value_vars)
+    shapes = {name: np.shape(point[name]) for name in names}
+    prior = _jaxified(model, model.free_RVs)
+    likelihood = _jaxified(model, model.observed_RVs)
+    bounds = np.cumsum([0, *(prod(shapes[name]) for name in names)])
+
+    def split(flat: jax.Array) -> list[jax.Array]:
+        return [
+            flat[bounds[i] : bounds[i + 1]].reshape(shapes[name]) for i, name in enumerate(names)
+        ]
+
+    return FlatDensity(
+        names=names,
+        shapes=shapes,
+        prior=lambda flat: prior(*split(flat))[0],
+        likelihood=lambda flat: likelihood(*split(flat))[0],
+        initial=np.concatenate([np.ravel(point[name]) for name in names]),
+    )
+
+
+def _jaxified(model: pm.Model, variables: list[Any]) -> Callable[..., Any]:
+    return get_jaxified_graph(
+        inputs=model.value_vars, outputs=[model.logp(vars=variables, jacobian=True)]
+    )

@@ -1,0 +1,77 @@
+"""The pooling prior: means and variances of the feature weights, and the covariance they imply."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslat.model.design import UNKNOWN_SPREAD, WORK_UNIT_PARAMETERS, FleetDesign
+from bayeslat.model.priors import ELASTICITY_SPREAD, REGRESSORS
+from bayeslat.model.spec import ModelSpec
+
+__all__ = ["JITTER", "POOLING_LEVELS", "elasticities", "fixed_variances", "prior_mean"]
+
+type Array = NDArray[np.float64]
+
+JITTER = 1e-6
+"""Added to every deployment variance so that covariances stay positive definite."""
+
+POOLING_LEVELS = ("gpu", "model", "deployment")
+"""Levels at which a log-parameter may stray from its datasheet mean."""
+
+
+def elasticities(spec: ModelSpec) -> Array:
+    """Prior mean of the elasticities, shape (parameter, regressor)."""
+    return np.array(
+        [
+            [spec.prior(name).elasticity.get(regressor, 0.0) for regressor in REGRESSORS]
+            for name in spec.parameters
+        ]
+    )
+
+
+def prior_mean(spec: ModelSpec, design: FleetDesign) -> Array:
+    """Prior mean of the log-parameters, shape (parameter, deployment)."""
+    medians = np.log([spec.prior(name).median for name in spec.parameters])
+    return medians[:, None] + elasticities(spec) @ design.regressors.T
+
+
+def fixed_variances(spec: ModelSpec, design: FleetDesign) -> Array:
+    """Part of the feature variances that no scale moves, shape (parameter, feature).
+
+    Intercepts and elasticities have constant variances; a GPU or LLM whose datasheet is silent
+    gets, on top of its pooled scale, the variance of the unknown quantity times the elasticity.
+    """
+    spreads = np.array([spec.prior(name).spread for name in spec.parameters])
+    means = elasticities(spec)
+    slopes = np.where(means != 0.0, ELASTICITY_SPREAD**2, 0.0)
+    unknown = np.array([UNKNOWN_SPREAD.get(name, 0.0) for name in REGRESSORS])
+    in_work_units = np.isin(spec.parameters, WORK_UNIT_PARAMETERS).astype(float)
+    gauged = means - np.outer(in_work_units, np.array(REGRESSORS) == "size")
+    gpu = (means * unknown) ** 2 @ design.gpu_unknown.T
+    model = (gauged * unknown) ** 2 @ design.model_unknown.T
+    return np.hstack([spreads[:, None] ** 2, slopes, gpu, model])
+
+
+def feature_variances(fixed: Array, scales: dict[str, Any], design: FleetDesign, xp: Any) -> Any:
+    """Variance of every feature weight, shape (..., parameter, feature).
+
+    Parameters
+    ----------
+    fixed : array, shape (parameter, feature)
+        From `fixed_variances`.
+    scales : dict of str to array, each shape (..., parameter)
+        Pooling scales of the levels "gpu" and "model".
+    design : FleetDesign
+        The fleet.
+    xp : module
+        Array namespace: numpy or ``pytensor.tensor``.
+    """
+    level = np.array(
+        [0] * (1 + len(REGRESSORS)) + [1] * len(design.gpus) + [2] * len(design.models)
+    )
+    return (
+        fixed
+        + xp.square(scales["gpu"])[..., None] * (level == 1)
+        + xp.square(scales["model"])[..., None] * (level == 2)
+    )

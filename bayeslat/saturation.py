@@ -1,0 +1,146 @@
+"""The throughput-saturation formula and its derivatives.
+
+One step with B requests, S tokens and C attended KV positions takes, in milliseconds::
+
+    Thr  = P_max (1 - exp(-k_B B)) (1 - exp(-k_S S))
+    Work = w_0 + w_1 S
+    T    = tau_0 + Work / Thr * (1 + gamma_B B + gamma_S S) + tau_B B + tau_S S + tau_C C
+
+Parameters come as a mapping from name to array. ``P_max``, ``k_S``, ``w_1`` and ``tau_0`` are
+required; a term whose parameter is absent is left out of the formula (``k_B`` absent: the batch
+factor is one). Parameters and design broadcast against each other, and the array namespace ``xp``
+may be numpy, ``jax.numpy`` or ``pytensor.tensor``: the formula is written once for all three.
+
+T is not monotone: in B it falls while the batch factor rises and then grows with ``tau_B``, and in
+S it is U-shaped when ``w_0 > 0``. Inversion must therefore return sets, never one root.
+"""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+__all__ = ["latency", "sensitivity", "throughput", "work"]
+
+type Parameters = Mapping[str, Any]
+
+
+def throughput(
+    parameters: Parameters, batch_size: Any, total_tokens: Any, *, xp: ModuleType = np
+) -> Any:
+    """Saturating throughput Thr(B, S).
+
+    Parameters
+    ----------
+    parameters : mapping of str to array
+        ``P_max`` (work units/ms), ``k_S`` (1/token) and optionally ``k_B`` (1/request).
+    batch_size, total_tokens : array
+        B requests and S tokens of the step, broadcast against the parameters.
+    xp : module
+        Array namespace: numpy, ``jax.numpy`` or ``pytensor.tensor``.
+
+    Returns
+    -------
+    array
+        Work units per millisecond.
+    """
+    saturated = parameters["P_max"] * _saturation(parameters["k_S"], total_tokens, xp)
+    if "k_B" in parameters:
+        saturated = saturated * _saturation(parameters["k_B"], batch_size, xp)
+    return saturated
+
+
+def work(parameters: Parameters, total_tokens: Any) -> Any:
+    """Work(S) = w_0 + w_1 S, in work units; ``w_0`` absent counts as zero."""
+    linear = parameters["w_1"] * total_tokens
+    return parameters["w_0"] + linear if "w_0" in parameters else linear
+
+
+def latency(
+    parameters: Parameters,
+    batch_size: Any,
+    total_tokens: Any,
+    context_tokens: Any = 0.0,
+    *,
+    xp: ModuleType = np,
+) -> Any:
+    """Step latency T(B, S, C) in milliseconds.
+
+    Parameters
+    ----------
+    parameters : mapping of str to array
+        See the module's text; units in `bayeslat.schema.PARAMETER_UNITS`.
+    batch_size, total_tokens, context_tokens : array
+        B requests, S tokens, C attended KV positions, broadcast against the parameters.
+    xp : module
+        Array namespace: numpy, ``jax.numpy`` or ``pytensor.tensor``.
+
+    Returns
+    -------
+    array
+        Milliseconds, of the broadcast shape.
+    """
+    processing = work(parameters, total_tokens) / throughput(
+        parameters, batch_size, total_tokens, xp=xp
+    )
+    total = parameters["tau_0"] + processing * _interference(parameters, batch_size, total_tokens)
+    for name, amount in (
+        ("tau_B", batch_size),
+        ("tau_S", total_tokens),
+        ("tau_C", context_tokens),
+    ):
+        if name in parameters:
+            total = total + parameters[name] * amount
+    return total
+
+
+def sensitivity(
+    parameters: Parameters, batch_size: Any, total_tokens: Any, *, xp: ModuleType = np
+) -> dict[str, Any]:
+    """Analytic derivatives of T with respect to B, S and C.
+
+    Parameters
+    ----------
+    parameters, batch_size, total_tokens, xp
+        As in `latency`. The derivatives do not depend on C.
+
+    Returns
+    -------
+    dict of str to array
+        ``batch_size`` (ms/request), ``total_tokens`` (ms/token), ``context_tokens`` (ms/position).
+    """
+    thr = throughput(parameters, batch_size, total_tokens, xp=xp)
+    processing = work(parameters, total_tokens) / thr
+    factor = _interference(parameters, batch_size, total_tokens)
+    by_batch = processing * parameters.get("gamma_B", 0.0) + parameters.get("tau_B", 0.0)
+    if "k_B" in parameters:
+        by_batch = by_batch - processing * factor * _log_slope(parameters["k_B"], batch_size, xp)
+    by_tokens = (
+        factor * parameters["w_1"] / thr
+        + processing * parameters.get("gamma_S", 0.0)
+        - processing * factor * _log_slope(parameters["k_S"], total_tokens, xp)
+        + parameters.get("tau_S", 0.0)
+    )
+    by_context = parameters.get("tau_C", 0.0) + 0.0 * by_tokens
+    return {"batch_size": by_batch, "total_tokens": by_tokens, "context_tokens": by_context}
+
+
+def _saturation(rate: Any, amount: Any, xp: ModuleType) -> Any:
+    """1 - exp(-rate * amount) without cancellation for small arguments."""
+    return -xp.expm1(-rate * amount)
+
+
+def _log_slope(rate: Any, amount: Any, xp: ModuleType) -> Any:
+    """Derivative of log(1 - exp(-rate * amount)) with respect to the amount; never overflows."""
+    return rate * xp.exp(-rate * amount) / _saturation(rate, amount, xp)
+
+
+def _interference(parameters: Parameters, batch_size: Any, total_tokens: Any) -> Any:
+    """1 + gamma_B B + gamma_S S, or one where neither term is in the model."""
+    factor: Any = 1.0
+    if "gamma_B" in parameters:
+        factor = factor + parameters["gamma_B"] * batch_size
+    if "gamma_S" in parameters:
+        factor = factor + parameters["gamma_S"] * total_tokens
+    return factor
