@@ -76,8 +76,9 @@ def _clean_name(kind: str, value: Any) -> str:
 
 
 def _clean_aliases(label: str, value: Any) -> tuple[str, ...]:
-    names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-    if not all(isinstance(name, str) and name.strip() for name in names):
+    # A text is iterable too, and its letters are nobody's aliases.
+    names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
+    if names is None or not all(isinstance(name, str) and name.strip() for name in names):
         raise CatalogError(
             f"{label}: aliases: got {value!r}, expected a list of texts that are not empty"
         )
