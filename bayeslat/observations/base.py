@@ -66,6 +66,8 @@ class RawSteps:
         Rows left out that are no error, by kind.
     timing_scope
         One of `bayeslat.schema.TIMING_SCOPES`.
+    hints
+        Suspicions about the file that cost no row.
     """
 
     frame: pd.DataFrame
@@ -73,6 +75,7 @@ class RawSteps:
     rejected: tuple[RejectedLine, ...] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
     timing_scope: str = "unknown"
+    hints: tuple[str, ...] = ()
 
     @property
     def n_read(self) -> int:

@@ -19,6 +19,7 @@ from bayeslat.observations.columns import (
     CANONICAL_COLUMNS,
     TEXT_COLUMNS,
     near_misses,
+    refuse_duplicates,
     require_columns,
     to_number,
     to_timestamp,
@@ -89,11 +90,16 @@ def validate_steps(
     ObservationWarning
         Context tokens are recorded for some rows of a deployment only.
     """
+    refuse_duplicates(frame.columns, source=source)
     require_columns(frame.columns, source=source, all_names=frame.columns)
     canonical = frame[[name for name in CANONICAL_COLUMNS if name in frame]]
-    raw = RawSteps(canonical, np.arange(len(frame)), timing_scope=timing_scope)
-    hints = near_misses(map(str, frame.columns), used=canonical.columns)
-    return clean(raw, source=source, catalog=catalog, check_floor=check_floor, hints=hints)
+    raw = RawSteps(
+        frame=canonical,
+        row_numbers=np.arange(len(frame)),
+        timing_scope=timing_scope,
+        hints=near_misses(map(str, frame.columns), used=canonical.columns),
+    )
+    return clean(raw, source=source, catalog=catalog, check_floor=check_floor)
 
 
 def clean(
@@ -102,7 +108,6 @@ def clean(
     source: str,
     catalog: Catalog | None = None,
     check_floor: bool = True,
-    hints: tuple[str, ...] = (),
 ) -> Observations:
     """Check the rows of a reader; see `validate_steps`.
 
@@ -114,8 +119,6 @@ def clean(
         What to call them in messages.
     catalog, check_floor
         As in `validate_steps`.
-    hints
-        Warnings that the quarantine shall carry besides its own.
     """
     if raw.timing_scope not in TIMING_SCOPES:
         raise InputError(
@@ -132,12 +135,12 @@ def clean(
         verdict[positions[too_fast]] = len(reasons)
         reasons = [*reasons, FLOOR_REASON]
         table = table.select(~too_fast) if too_fast.any() else table
-    texts = (*hints, *(str(suspicion) for suspicion in suspicions), *_phase_hints(columns))
+    texts = (*raw.hints, *(str(suspicion) for suspicion in suspicions), *_phase_hints(columns))
     quarantine = _quarantine(raw, reasons, verdict, texts)
     if not len(table):
         raise InputError(
-            f"got no good row in {source}: {quarantine.summary()} "
-            "Expected at least one; correct the values or the column map"
+            f"got no good row in {source} ({quarantine.summary().rstrip('.')}), "
+            "expected at least one; correct the values or the column map"
         )
     for suspicion in suspicions:
         warnings.warn(suspicion, stacklevel=3)
@@ -190,12 +193,18 @@ def _reasons(columns: _Columns) -> Iterator[tuple[str, Mask]]:
     yield "latency_ms not positive", numbers["latency_ms"] <= 0.0
     for name in ("batch_size", "total_tokens"):
         yield f"{name} not positive", numbers[name] <= 0.0
-        yield f"{name} not a whole number", numbers[name] != np.floor(numbers[name])
+        yield f"{name} not a whole number", _not_whole(numbers[name])
     yield "total_tokens below batch_size", numbers["total_tokens"] < numbers["batch_size"]
     yield "negative context_tokens", numbers["context_tokens"] < 0.0
     yield "n_averaged below 1", numbers["n_averaged"] < 1.0
     yield "tp below 1", numbers["tp"] < 1.0
-    yield "tp not a whole number", numbers["tp"] != np.floor(numbers["tp"])
+    for name in ("tp", "replicate"):
+        yield f"{name} not a whole number", _not_whole(numbers[name])
+
+
+def _not_whole(values: npt.NDArray[np.float64]) -> Mask:
+    # Beyond 2**53 a float64 no longer tells one whole number from the next.
+    return (values != np.floor(values)) | (np.abs(values) > 2.0**53)
 
 
 def _judge(columns: _Columns, n_rows: int) -> tuple[list[str], npt.NDArray[np.int64]]:

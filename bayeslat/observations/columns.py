@@ -9,6 +9,7 @@ Columns that the map does not mention are found by their canonical names.
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ __all__ = [
     "find_columns",
     "near_misses",
     "phases",
+    "refuse_duplicates",
     "require_columns",
     "scaled",
     "to_number",
@@ -70,6 +72,7 @@ def find_columns(present: Iterable[str], columns: Mapping[str, str]) -> dict[str
         The map names an unknown column or unit, a column that is not there, or leaves out a unit.
     """
     names = list(present)
+    refuse_duplicates(names, source="the file")
     unknown = sorted(set(columns) - set(CANONICAL_COLUMNS))
     if unknown:
         raise InputError(
@@ -141,6 +144,22 @@ def require_columns(present: Iterable[str], *, source: str, all_names: Iterable[
     )
 
 
+def refuse_duplicates(names: Iterable[str], *, source: str) -> None:
+    """Refuse a table that has a column twice.
+
+    Raises
+    ------
+    InputError
+        A name stands more than once.
+    """
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        raise InputError(
+            f"got the columns {_shortened(twice)} more than once in {source}, "
+            "expected each name once; rename or remove one"
+        )
+
+
 def near_misses(names: Iterable[str], *, used: Iterable[str]) -> tuple[str, ...]:
     """Sentences about columns that look like a misspelt known one."""
     absent = [name for name in CANONICAL_COLUMNS if name not in set(used)]
@@ -199,6 +218,9 @@ def to_number(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """
     if pd.api.types.is_numeric_dtype(values.dtype):
         return values.to_numpy(dtype=np.float64, na_value=np.nan), np.zeros(len(values), dtype=bool)
+    if values.dtype.kind in "mM":
+        # pandas would count nanoseconds: a unit that nobody named.
+        return np.full(len(values), np.nan), values.notna().to_numpy()
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     unread = np.isnan(numbers)
     if not unread.any():

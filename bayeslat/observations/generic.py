@@ -22,6 +22,7 @@ from bayeslat.observations.columns import (
     FileColumn,
     fill_deployment,
     find_columns,
+    near_misses,
     require_columns,
     scaled,
 )
@@ -64,6 +65,7 @@ class CsvReader:
             row_numbers=lines,
             rejected=tuple(rejected),
             dropped={"blank line": int(blank.sum())},
+            hints=_hints(names, found),
         )
 
     def _table(
@@ -156,7 +158,9 @@ class ParquetReader:
             ) from error
         frame = table.to_pandas(ignore_metadata=True)
         canonical = _canonical(frame, found, options, path=path, names=names)
-        return RawSteps(frame=canonical, row_numbers=np.arange(len(frame)))
+        return RawSteps(
+            frame=canonical, row_numbers=np.arange(len(frame)), hints=_hints(names, found)
+        )
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,13 @@ class JsonlReader:
             frame=_canonical(frame, found, options, path=path, names=list(columns)),
             row_numbers=np.array(lines, dtype=np.int64),
             rejected=tuple(rejected),
+            hints=_hints(list(columns), found),
         )
+
+
+def _hints(names: list[str], found: Mapping[str, FileColumn]) -> tuple[str, ...]:
+    mapped = {column.name for column in found.values()}
+    return near_misses([name for name in names if name not in mapped], used=found)
 
 
 def _canonical(

@@ -86,7 +86,7 @@ def mixed_unit_warnings(table: Observations) -> Iterator[UnitWarning]:
 
 
 def _design_bins(table: Observations) -> npt.NDArray[np.int64]:
-    """Give each row [row] one number for its deployment and its octaves of batch size and total tokens."""
+    """Give each row a number for its deployment and its octaves of batch size and tokens."""
     batch, tokens = (
         np.floor(np.log2(values)).astype(np.int64)
         for values in (table.batch_size, table.total_tokens)
