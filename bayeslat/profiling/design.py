@@ -100,8 +100,8 @@ def step_design(
 ) -> list[DesignPoint]:
     """Design points in the order in which to prepare them.
 
-    Sizes and phases take turns and each is shuffled within itself, so that whatever prefix fits
-    into the time at hand is a balanced random part of the whole grid.
+    Sizes and phases take turns. Each starts with its smallest and its largest step and goes on in
+    random order, so that whatever prefix fits into the time at hand spans the whole grid.
 
     Parameters
     ----------
@@ -128,9 +128,15 @@ def step_design(
     for size, (phase, grid) in itertools.product(sizes, grids):
         points = [DesignPoint(size, phase, *pair) for pair in itertools.product(*grid)]
         affordable = [p for p in points if _floor_ms(p, peak_tflops) <= max_step_ms]
-        queues.append([affordable[i] for i in rng.permutation(len(affordable))])
+        queues.append(_extremes_first([affordable[i] for i in rng.permutation(len(affordable))]))
     turns = itertools.chain.from_iterable(itertools.zip_longest(*queues))
     return [point for point in turns if point is not None]
+
+
+def _extremes_first(points: list[DesignPoint]) -> list[DesignPoint]:
+    """Move the points of the least and of the most context to the front."""
+    contexts = [point.context_tokens for point in points]
+    return sorted(points, key=lambda p: min(contexts) < p.context_tokens < max(contexts))
 
 
 def _floor_ms(point: DesignPoint, peak_tflops: float) -> float:

@@ -30,9 +30,9 @@ from bayeslat.profiling.transformer import init_weights
 
 __all__ = ["DeviceProfile", "profile_device"]
 
-_ROOFLINE_SHARE, _PREPARED_SHARE = 0.05, 0.55
+_ROOFLINE_SHARE, _PREPARED_SHARE = 0.05, 0.6
 _MAX_ROOFLINE_SECONDS = 2.0
-_MAX_STEP_MS = 150.0
+_MAX_STEP_MS = 60.0
 _STEPS_PER_VISIT = 3
 
 type Progress = Callable[[float, str], None]

@@ -14,6 +14,14 @@ def test_any_prefix_is_balanced_over_sizes_and_phases():
     assert kinds[:4] == kinds[4:]
 
 
+def test_the_first_turns_span_the_grid():
+    fast = design(peak_tflops=1e3)[:8]
+    for size in ("tiny", "base"):
+        decode = {p.context_tokens for p in fast if (p.size, p.phase) == (size, "decode")}
+        prefill = {p.context_tokens for p in fast if (p.size, p.phase) == (size, "prefill")}
+        assert (decode, prefill) == ({16, 32 * 512}, {16, 8 * 512})
+
+
 def test_a_faster_device_gets_more_points_and_every_point_once():
     slow, fast = design(peak_tflops=0.1), design(peak_tflops=1e3)
     assert set(slow) < set(fast)
