@@ -170,6 +170,9 @@ def _typed(frame: pd.DataFrame) -> _Columns:
 
 def _coded(values: pd.Series) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Distinct stripped labels, sorted, and each row's position in them; -1 where blank."""
+    if values.dtype == object:
+        # JSON may hold an object or a list where a name should be: that is no name.
+        values = values.where(~values.map(lambda value: isinstance(value, dict | list)))
     codes, distinct = pd.factorize(values)
     stripped = [str(label).strip() for label in distinct]
     labels = sorted(set(stripped) - {""})

@@ -193,7 +193,7 @@ def fill_deployment(frame: pd.DataFrame, options: ReadOptions, *, source: str) -
 
 
 def _refuse_contradiction(column: pd.Series, name: str, value: object, source: str) -> None:
-    stated = sorted({str(item) for item in column.dropna().unique()} - {"", str(value)})
+    stated = sorted(set(column.dropna().astype(str).unique()) - {"", str(value)})
     if stated:
         raise InputError(
             f"got {name}={value!r} for {source}, which itself says {name} = {_shortened(stated)}, "

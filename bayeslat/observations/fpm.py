@@ -67,8 +67,7 @@ class FpmReader:
                 dropped[idle] += 1
             else:
                 scopes.add(str(fpm.get("timing_scope") or ""))
-                names = (source.get(key) or fpm.get(key) for key in ("gpu", "model"))
-                rows.append((*values, timestamp, *names))
+                rows.append((*values, timestamp, source.get("gpu"), source.get("model")))
                 lines.append(number)
         if not (rows or dropped):
             raise no_json_line(path, rejected, expected="one forward-pass record a line")

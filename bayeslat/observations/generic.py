@@ -4,6 +4,7 @@ CSV is comma-separated UTF-8 with one header line; a quoted value may not hold a
 """
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +116,10 @@ def _header(path: Path) -> list[str]:
             "name the format with format= (--format)"
         )
     try:
-        first = head.split(b"\n", 1)[0].decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+        first = re.split(rb"[\r\n]", head, maxsplit=1)[0].decode("utf-8-sig")
+        return next(csv.reader([first]), [])
+    except (UnicodeDecodeError, csv.Error) as error:
         raise _not_csv(path, error) from error
-    return next(csv.reader([first.rstrip("\r")]), [])
 
 
 def _not_csv(path: Path, error: Exception) -> InputError:

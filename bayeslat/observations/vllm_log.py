@@ -4,7 +4,7 @@ Prefix, process name and trailing fields vary by version; only the counts and th
 relied upon. Iterations are numbered by data-parallel engine, and every engine's lines are steps of
 the same deployment. The line prefix has no year, so that no timestamp is taken from it.
 
-Source of the line: ``vllm/v1/core/sched`` and ``vllm/v1/engine/core.py`` of vLLM.
+Source of the line: ``vllm/v1/engine/core.py`` of vLLM.
 """
 
 import re

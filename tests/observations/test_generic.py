@@ -139,3 +139,24 @@ def test_parquet_columns_of_any_number_type(tmp_path):
     )
     frame.to_parquet(path)
     assert read_steps(path).latency_ms.tolist() == [10.0]
+
+
+def test_old_line_ends_are_read(tmp_path):
+    path = csv_file(tmp_path, (HEADER + ROW + ROW).replace("\n", "\r"))
+    assert len(read_steps(path)) == 2
+
+
+def test_an_endless_field_is_no_table(tmp_path):
+    with pytest.raises(InputError, match="no comma-separated table"):
+        read_steps(csv_file(tmp_path, "x" * 300_000 + ",gpu\n1,2\n"))
+    with pytest.raises(InputError, match="no comma-separated table"):
+        read_steps(csv_file(tmp_path, HEADER + "g" * 3_000_000 + ",m,4,8,10.0\n"))
+
+
+def test_an_object_is_no_name(tmp_path):
+    path = tmp_path / "steps.jsonl"
+    path.write_text(
+        '{"gpu": "g", "model": "m", "batch_size": 4, "total_tokens": 8, "latency_ms": 10}\n'
+        '{"gpu": {"n": 1}, "model": "m", "batch_size": 4, "total_tokens": 8, "latency_ms": 9}\n'
+    )
+    assert read_steps(path).quarantine.counts == {"blank gpu": 1}
