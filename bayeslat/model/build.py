@@ -15,8 +15,10 @@ from bayeslat.model.pooling import (
     POOLING_LEVELS,
     feature_variances,
     fixed_variances,
+    pooled_normal,
     prior_mean,
 )
+from bayeslat.model.rows import row_layout
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations
 
@@ -50,27 +52,30 @@ def build_model(
     pymc.Model
         Free variables: ``log_parameters`` (parameter, deployment), the pooling scales that are not
         fixed, ``log_sigma`` (deployment) with its mean and scale, and the likelihood's own.
-        Observed: ``latency_ms`` (row). No deterministic has the row dimension.
+        Observed: ``latency_ms`` (row, in the order of `bayeslat.model.rows.row_layout`). No
+        deterministic has the row dimension.
     """
     spec = spec or ModelSpec()
     design = fleet_design(observations.deployments, catalog or load_catalog())
     with pm.Model(coords=_coords(spec, design)) as model:
         log_parameters = _pooled_parameters(spec, design)
         sigma = _relative_noise()
-        rows = observations.deployment_index
+        rows = row_layout(observations.deployment_index)
         parameters = {
-            name: pt.exp(log_parameters[position])[rows]
+            name: rows.spread(pt.exp(log_parameters[position]))
             for position, name in enumerate(spec.parameters)
         }
         mu = saturation.latency(
-            {**parameters, "w_1": design.w_1[rows]},
-            observations.batch_size,
-            observations.total_tokens,
-            np.nan_to_num(observations.context_tokens, nan=0.0),
+            {**parameters, "w_1": design.w_1[observations.deployment_index[rows.order]]},
+            observations.batch_size[rows.order],
+            observations.total_tokens[rows.order],
+            np.nan_to_num(observations.context_tokens, nan=0.0)[rows.order],
             xp=pt,
         )
         LIKELIHOODS[spec.likelihood](
-            mu, sigma[rows] / np.sqrt(observations.n_averaged), observations.latency_ms
+            mu,
+            rows.spread(sigma) / np.sqrt(observations.n_averaged[rows.order]),
+            observations.latency_ms[rows.order],
         )
     return model
 
@@ -91,14 +96,12 @@ def _pooled_parameters(spec: ModelSpec, design: FleetDesign) -> Any:
     """``log_parameters`` with every effect integrated out."""
     scales = {level: _pooling_scale(spec, level) for level in POOLING_LEVELS}
     variances = feature_variances(fixed_variances(spec, design), scales, design, pt)
-    features = design.features
-    shared = (features * variances[:, None, :]) @ features.T
-    own = pt.square(scales["deployment"]) + JITTER
-    covariance = shared + own[:, None, None] * np.eye(len(design.deployments))
-    return pm.MvNormal(
+    return pooled_normal(
         "log_parameters",
-        mu=prior_mean(spec, design),
-        cov=covariance,
+        prior_mean(spec, design),
+        variances,
+        pt.square(scales["deployment"]) + JITTER,
+        design.features,
         dims=("parameter", "deployment"),
     )
 

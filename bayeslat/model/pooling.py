@@ -3,13 +3,23 @@
 from typing import Any
 
 import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
 from numpy.typing import NDArray
 
 from bayeslat.model.design import UNKNOWN_SPREAD, WORK_UNIT_PARAMETERS, FleetDesign
 from bayeslat.model.priors import ELASTICITY_SPREAD, REGRESSORS
 from bayeslat.model.spec import ModelSpec
 
-__all__ = ["JITTER", "POOLING_LEVELS", "elasticities", "fixed_variances", "prior_mean"]
+__all__ = [
+    "JITTER",
+    "POOLING_LEVELS",
+    "elasticities",
+    "feature_variances",
+    "fixed_variances",
+    "pooled_normal",
+    "prior_mean",
+]
 
 type Array = NDArray[np.float64]
 
@@ -74,4 +84,63 @@ def feature_variances(fixed: Array, scales: dict[str, Any], design: FleetDesign,
         fixed
         + xp.square(scales["gpu"])[..., None] * (level == 1)
         + xp.square(scales["model"])[..., None] * (level == 2)
+    )
+
+
+def pooled_normal(
+    name: str, mean: Array, variances: Any, own: Any, features: Array, **kwargs: Any
+) -> Any:
+    """Independent multivariate normals of low-rank-plus-diagonal covariance, one a parameter.
+
+    Row p has mean ``mean[p]`` and covariance ``features diag(variances[p]) features' + own[p] I``:
+    what is left of a Gaussian hierarchy once its effects are integrated out. The density uses the
+    Woodbury identity, so its cost grows with the number of features cubed, not of deployments.
+
+    Parameters
+    ----------
+    name : str
+        Name of the variable in the model on the stack.
+    mean : array, shape (parameter, deployment)
+        Prior means.
+    variances : tensor, shape (parameter, feature)
+        Variances of the feature weights.
+    own : tensor, shape (parameter,)
+        Variance of each deployment's own effect.
+    features : array, shape (deployment, feature)
+        Feature matrix.
+    **kwargs
+        Passed to `pymc.CustomDist`, for example ``dims``.
+    """
+    gram = features.T @ features
+    n = features.shape[0]
+
+    def logp(value: Any, mean: Any, variances: Any, own: Any) -> Any:
+        residual = value - mean
+        root = pt.sqrt(variances)
+        inner = pt.eye(features.shape[1]) + (
+            root[:, :, None] * gram * root[:, None, :] / own[:, None, None]
+        )
+        factor = pt.linalg.cholesky(inner)
+        projected = root * (residual @ features)
+        solved = pt.linalg.solve_triangular(factor, projected, lower=True, b_ndim=1)
+        quadratic = (pt.square(residual).sum(1) - pt.square(solved).sum(1) / own) / own
+        log_det = n * pt.log(own) + 2.0 * pt.log(pt.diagonal(factor, axis1=1, axis2=2)).sum(1)
+        return -0.5 * (quadratic + log_det + n * np.log(2.0 * np.pi)).sum()
+
+    def random(
+        mean: Array, variances: Array, own: Array, rng: np.random.Generator, size: Any
+    ) -> Array:
+        weights = np.sqrt(variances) * rng.standard_normal(variances.shape)
+        noise = np.sqrt(own)[..., None] * rng.standard_normal(mean.shape)
+        return mean + weights @ features.T + noise
+
+    return pm.CustomDist(
+        name,
+        mean,
+        variances,
+        own,
+        logp=logp,
+        random=random,
+        signature="(p,d),(p,f),(p)->(p,d)",
+        **kwargs,
     )
