@@ -15,7 +15,6 @@ The slot of each parameter in the array of log-parameters holds the coordinate t
 P_max holds log b, tau_S logit f, tau_0 log F and k_S logit g.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,9 +55,9 @@ class Coordinates:
         log_jacobian = jnp.zeros(())
         for position, name in enumerate(self.parameters):
             if name in STRAIGHTENED:
-                soft = jax.nn.softplus(row[name])
-                log_jacobian += jnp.sum(jax.nn.log_sigmoid(row[name]) - jnp.log(soft))
-                row[name] = jnp.log(self.resolution[position]) + jnp.log(soft)
+                log_soft = _log_softplus(row[name])
+                log_jacobian += jnp.sum(jax.nn.log_sigmoid(row[name]) - log_soft)
+                row[name] = jnp.log(self.resolution[position]) + log_soft
         log_a = row["P_max"]
         if "tau_S" in row:
             log_b, logit_f = row["P_max"], row["tau_S"]
@@ -96,9 +95,10 @@ class Coordinates:
         return np.stack([row[name] for name in self.parameters])
 
 
-def identity_resolution(parameters: Sequence[str], n_deployments: int) -> Array:
-    """Resolution of one everywhere, before the data have been looked at."""
-    return np.ones((len(parameters), n_deployments))
+def _log_softplus(v: jax.Array) -> jax.Array:
+    """log(log(1 + exp(v))), stable where softplus underflows; its derivative too."""
+    low = v < -30.0
+    return jnp.where(low, v, jnp.log(jax.nn.softplus(jnp.where(low, 0.0, v))))
 
 
 def _inverse_softplus(x: Array) -> Array:

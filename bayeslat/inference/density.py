@@ -70,7 +70,7 @@ def flat_density(model: pm.Model) -> FlatDensity:
     point = model.initial_point()
     names = tuple(variable.name for variable in model.value_vars)
     shapes = {name: np.shape(point[name]) for name in names}
-    prior = _jaxified(model, model.free_RVs)
+    prior = _jaxified(model, [*model.free_RVs, *model.potentials])
     likelihood = _jaxified(model, model.observed_RVs)
     bounds = np.cumsum([0, *(prod(shapes[name]) for name in names)])
 

@@ -13,6 +13,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pymc as pm
 from numpy.typing import NDArray
 
 from bayeslat import saturation
@@ -20,10 +21,6 @@ from bayeslat.inference.coordinates import STRAIGHTENED, Coordinates
 from bayeslat.inference.curvature import blocked_hessian, dense_hessian
 from bayeslat.inference.density import FlatDensity, flat_density
 from bayeslat.inference.starts import Start, starting_points
-from bayeslat.model.build import build_model
-from bayeslat.model.design import FleetDesign, fleet_design
-from bayeslat.model.pooling import POOLING_LEVELS, feature_variances, fixed_variances, prior_mean
-from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations
 
 __all__ = ["Geometry", "laplace_geometry", "recentred"]
@@ -136,21 +133,36 @@ class Geometry:
 
 
 def laplace_geometry(
-    observations: Observations, spec: ModelSpec, design: FleetDesign, *, seed: int, model=None
+    model: pm.Model,
+    observations: Observations,
+    parameters: tuple[str, ...],
+    w_1: Array,
+    *,
+    mean: Array,
+    variance: Array,
+    seed: int,
 ) -> Geometry:
-    """Find the joint mode at the starting scales and whiten with the curvature there."""
-    model = model or build_model(observations, spec)
+    """Find the joint mode at the starting scales and whiten with the curvature there.
+
+    Parameters
+    ----------
+    model : pymc.Model
+        A model with the free variables ``log_parameters`` and ``log_sigma``.
+    observations : Observations
+        The rows that the model was built with.
+    parameters : tuple of str
+        Names along the first axis of ``log_parameters``.
+    w_1 : array, shape (deployment,)
+        The gauge.
+    mean, variance : array, shape (parameter, deployment)
+        Marginal prior of the log-parameters, for the starts.
+    seed : int
+        Seed of the starts.
+    """
     density = flat_density(model)
-    variance = marginal_variance(spec, design)
-    mean = prior_mean(spec, design)
-    start = starting_points(
-        observations, spec.parameters, design.w_1, mean, np.sqrt(variance), seed=seed
-    )
-    coordinates = Coordinates(
-        spec.parameters,
-        np.log(design.w_1),
-        term_resolution(observations, spec.parameters, design.w_1, start, variance),
-    )
+    start = starting_points(observations, parameters, w_1, mean, np.sqrt(variance), seed=seed)
+    resolution = term_resolution(observations, parameters, w_1, start, variance)
+    coordinates = Coordinates(parameters, np.log(w_1), resolution)
     y = _initial_coordinates(density, coordinates, start)
     geometry = Geometry(density, coordinates, y, np.eye(y.size))
     mode = _joint_mode(geometry, y)
@@ -172,7 +184,9 @@ def recentred(geometry: Geometry, draws: Array) -> Geometry:
     precision = -np.mean([geometry.hessian(y[i]) for i in pick], axis=0)
     factor = _inverse_root(precision)
     centre = y.mean(axis=0)
-    return geometry.moved(centre, factor @ _pilot_directions(np.linalg.solve(factor, (y - centre).T)))
+    return geometry.moved(
+        centre, factor @ _pilot_directions(np.linalg.solve(factor, (y - centre).T))
+    )
 
 
 def _pilot_directions(white: Array) -> Array:
@@ -182,16 +196,6 @@ def _pilot_directions(white: Array) -> Array:
     threshold = 1.2 * (1.0 + np.sqrt(dim / n)) ** 2
     stretch = np.where(values > threshold, np.sqrt(values), 1.0)
     return (vectors * stretch) @ vectors.T
-
-
-def marginal_variance(spec: ModelSpec, design: FleetDesign) -> Array:
-    """Prior variance of each log-parameter at the median scales, (parameter, deployment)."""
-    scales = {
-        level: np.array([getattr(spec.prior(name), level).median for name in spec.parameters])
-        for level in POOLING_LEVELS
-    }
-    variances = feature_variances(fixed_variances(spec, design), scales, design, np)
-    return variances @ np.square(design.features).T + scales["deployment"][:, None] ** 2
 
 
 def term_resolution(
@@ -228,15 +232,13 @@ def term_resolution(
 def _log_jacobian(
     observations: Observations, rows: Array, parameters: tuple[str, ...], w_1: float, theta: Array
 ) -> Array:
-    """d log T / d log-parameters at theta, shape (row, parameter)."""
+    """D log T / d log-parameters at theta, shape (row, parameter)."""
     batch, tokens = observations.batch_size[rows], observations.total_tokens[rows]
     context = np.nan_to_num(observations.context_tokens[rows], nan=0.0)
 
     def log_latency(point: jax.Array) -> jax.Array:
         values = {name: jnp.exp(point[i]) for i, name in enumerate(parameters)}
-        return jnp.log(
-            saturation.latency({**values, "w_1": w_1}, batch, tokens, context, xp=jnp)
-        )
+        return jnp.log(saturation.latency({**values, "w_1": w_1}, batch, tokens, context, xp=jnp))
 
     return np.asarray(jax.jacfwd(log_latency)(jnp.asarray(theta)))
 
@@ -246,7 +248,8 @@ def _initial_coordinates(density: FlatDensity, coordinates: Coordinates, start: 
     where = density.slices()
     y[where["log_parameters"]] = coordinates.from_log_parameters(start.log_parameters).ravel()
     y[where["log_sigma"]] = start.log_sigma
-    y[where["log_sigma_mean"]] = np.mean(start.log_sigma)
+    if "log_sigma_mean" in where:
+        y[where["log_sigma_mean"]] = np.mean(start.log_sigma)
     return y
 
 

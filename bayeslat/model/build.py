@@ -1,15 +1,17 @@
 """`build_model`: observations and a spec in, a PyMC model out; no sampling here."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
+from numpy.typing import NDArray
 
 from bayeslat import saturation
 from bayeslat.catalog import Catalog, load_catalog
 from bayeslat.model.design import FleetDesign, fleet_design
-from bayeslat.model.likelihood import LIKELIHOODS
+from bayeslat.model.likelihood import LIKELIHOODS, shape_parameter
 from bayeslat.model.pooling import (
     JITTER,
     POOLING_LEVELS,
@@ -20,9 +22,12 @@ from bayeslat.model.pooling import (
 )
 from bayeslat.model.rows import row_layout
 from bayeslat.model.spec import ModelSpec
+from bayeslat.noise import FAMILIES
 from bayeslat.observations import Observations
 
-__all__ = ["build_model"]
+__all__ = ["ContinuedPrior", "build_continued_model", "build_model"]
+
+type Array = NDArray[np.float64]
 
 
 def build_model(
@@ -59,25 +64,88 @@ def build_model(
     design = fleet_design(observations.deployments, catalog or load_catalog())
     with pm.Model(coords=_coords(spec, design)) as model:
         log_parameters = _pooled_parameters(spec, design)
-        sigma = _relative_noise()
-        rows = row_layout(observations.deployment_index)
-        parameters = {
-            name: rows.spread(pt.exp(log_parameters[position]))
-            for position, name in enumerate(spec.parameters)
-        }
-        mu = saturation.latency(
-            {**parameters, "w_1": design.w_1[observations.deployment_index[rows.order]]},
-            observations.batch_size[rows.order],
-            observations.total_tokens[rows.order],
-            np.nan_to_num(observations.context_tokens, nan=0.0)[rows.order],
-            xp=pt,
-        )
-        LIKELIHOODS[spec.likelihood](
-            mu,
-            rows.spread(sigma) / np.sqrt(observations.n_averaged[rows.order]),
-            observations.latency_ms[rows.order],
-        )
+        log_sigma = _pooled_noise()
+        nu = shape_parameter() if FAMILIES[spec.likelihood].has_shape else None
+        _observe(observations, spec, design.w_1, log_parameters, log_sigma, nu)
     return model
+
+
+@dataclass(frozen=True)
+class ContinuedPrior:
+    """A Gaussian summary of what a fleet says about deployments that it has not seen.
+
+    Parameters
+    ----------
+    mean : array, shape (parameter, deployment)
+        Means of the log-parameters.
+    covariance : array, shape (parameter * deployment, parameter * deployment)
+        Their joint covariance, raveled parameter first.
+    log_sigma : tuple of float
+        Mean and standard deviation of the log relative noise of one deployment.
+    log_nu_excess : tuple of float, optional
+        Mean and standard deviation of log(nu - 1), for families with a shape parameter.
+    """
+
+    mean: Array
+    covariance: Array
+    log_sigma: tuple[float, float]
+    log_nu_excess: tuple[float, float] | None = None
+
+
+def build_continued_model(
+    observations: Observations, spec: ModelSpec, w_1: Array, prior: ContinuedPrior
+) -> pm.Model:
+    """The same likelihood under a prior that a fitted fleet has left for new deployments.
+
+    Parameters
+    ----------
+    observations : Observations
+        Steps of the new deployments.
+    spec : ModelSpec
+        The spec of the fitted fleet.
+    w_1 : array, shape (deployment,)
+        The gauge of the new deployments.
+    prior : ContinuedPrior
+        What the fleet says about them.
+    """
+    labels = [deployment.label for deployment in observations.deployments]
+    coords = {"parameter": list(spec.parameters), "deployment": labels}
+    with pm.Model(coords=coords) as model:
+        log_parameters = pm.Flat("log_parameters", dims=("parameter", "deployment"))
+        whiten = np.linalg.inv(np.linalg.cholesky(prior.covariance))
+        white = pt.dot(whiten, (log_parameters - prior.mean).ravel())
+        pm.Potential("fleet", -0.5 * pt.square(white).sum())
+        mean, spread = prior.log_sigma
+        log_sigma = pm.Normal("log_sigma", mu=mean, sigma=spread, dims="deployment")
+        has_shape = FAMILIES[spec.likelihood].has_shape
+        nu = shape_parameter(prior.log_nu_excess) if has_shape else None
+        _observe(observations, spec, w_1, log_parameters, log_sigma, nu)
+    return model
+
+
+def _observe(
+    observations: Observations,
+    spec: ModelSpec,
+    w_1: Array,
+    log_parameters: Any,
+    log_sigma: Any,
+    nu: Any,
+) -> None:
+    """Add the likelihood of the rows to the model on the stack."""
+    rows = row_layout(observations.deployment_index)
+    parameters = {
+        name: rows.spread(pt.exp(log_parameters[position]))
+        for position, name in enumerate(spec.parameters)
+    }
+    mu = saturation.latency(
+        {**parameters, "w_1": w_1[observations.deployment_index[rows.order]]},
+        observations.batch_size[rows.order],
+        observations.total_tokens[rows.order],
+        np.nan_to_num(observations.context_tokens, nan=0.0)[rows.order],
+        xp=pt,
+    )
+    sigma = rows.spread(pt.exp(log_sigma)) / np.sqrt(observations.n_averaged[rows.order])
+    LIKELIHOODS[spec.likelihood](mu, sigma, nu, observations.latency_ms[rows.order])
 
 
 def _coords(spec: ModelSpec, design: FleetDesign) -> dict[str, Any]:
@@ -120,9 +188,8 @@ def _pooling_scale(spec: ModelSpec, level: str) -> Any:
     return pt.set_subtensor(pt.as_tensor(medians)[np.flatnonzero(sampled)], scale)
 
 
-def _relative_noise() -> Any:
-    """Relative noise of each deployment, pooled on the log scale around a few per cent."""
+def _pooled_noise() -> Any:
+    """Log relative noise of each deployment, pooled around a few per cent."""
     location = pm.Normal("log_sigma_mean", mu=np.log(0.05), sigma=0.7)
     spread = pm.LogNormal("log_sigma_scale", mu=np.log(0.5), sigma=0.4)
-    log_sigma = pm.Normal("log_sigma", mu=location, sigma=spread, dims="deployment")
-    return pt.exp(log_sigma)
+    return pm.Normal("log_sigma", mu=location, sigma=spread, dims="deployment")

@@ -17,6 +17,8 @@ __all__ = [
     "elasticities",
     "feature_variances",
     "fixed_variances",
+    "marginal_variance",
+    "median_scales",
     "pooled_normal",
     "prior_mean",
 ]
@@ -25,6 +27,9 @@ type Array = NDArray[np.float64]
 
 JITTER = 1e-6
 """Added to every deployment variance so that covariances stay positive definite."""
+
+NEGLIGIBLE_VARIANCE = 1e-12
+"""In place of zero, whose square root has no derivative."""
 
 POOLING_LEVELS = ("gpu", "model", "deployment")
 """Levels at which a log-parameter may stray from its datasheet mean."""
@@ -54,7 +59,7 @@ def fixed_variances(spec: ModelSpec, design: FleetDesign) -> Array:
     """
     spreads = np.array([spec.prior(name).spread for name in spec.parameters])
     means = elasticities(spec)
-    slopes = np.where(means != 0.0, ELASTICITY_SPREAD**2, 0.0)
+    slopes = np.where(means != 0.0, ELASTICITY_SPREAD**2, NEGLIGIBLE_VARIANCE)
     unknown = np.array([UNKNOWN_SPREAD.get(name, 0.0) for name in REGRESSORS])
     in_work_units = np.isin(spec.parameters, WORK_UNIT_PARAMETERS).astype(float)
     gauged = means - np.outer(in_work_units, np.array(REGRESSORS) == "size")
@@ -85,6 +90,21 @@ def feature_variances(fixed: Array, scales: dict[str, Any], design: FleetDesign,
         + xp.square(scales["gpu"])[..., None] * (level == 1)
         + xp.square(scales["model"])[..., None] * (level == 2)
     )
+
+
+def median_scales(spec: ModelSpec) -> dict[str, Array]:
+    """Prior median of every pooling scale, by level, each shape (parameter,)."""
+    return {
+        level: np.array([getattr(spec.prior(name), level).median for name in spec.parameters])
+        for level in POOLING_LEVELS
+    }
+
+
+def marginal_variance(spec: ModelSpec, design: FleetDesign) -> Array:
+    """Prior variance of each log-parameter at the median scales, (parameter, deployment)."""
+    scales = median_scales(spec)
+    variances = feature_variances(fixed_variances(spec, design), scales, design, np)
+    return variances @ np.square(design.features).T + scales["deployment"][:, None] ** 2
 
 
 def pooled_normal(

@@ -104,9 +104,7 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         "k_B": Prior(2.0, 1.0, gpu=_FIXED_LARGE, model=_FIXED_LARGE, deployment=_FIXED_SMALL),
         # w_1 / (P_max k_S) is the floor of small steps, about the time to read the weights once:
         # 0.11 ms a token over 11 ms.
-        "k_S": Prior(
-            0.01, 0.8, {"compute": -0.72, "bandwidth": 0.55, "size": 0.35, "tp": -0.25}
-        ),
+        "k_S": Prior(0.01, 0.8, {"compute": -0.72, "bandwidth": 0.55, "size": 0.35, "tp": -0.25}),
         # w_0 / P_max is a constant overhead next to tau_0: about 1 ms, known within a factor 3.
         "w_0": Prior(
             9.0,
