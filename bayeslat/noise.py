@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-__all__ = ["FAMILIES", "NoiseFamily"]
+__all__ = ["FAMILIES", "NoiseFamily", "standardise"]
 
 type Array = NDArray[np.float64]
 
@@ -26,11 +26,17 @@ type Array = NDArray[np.float64]
 class NoiseFamily(Protocol):
     """What a family must offer; every array argument broadcasts."""
 
-    name: str
-    log_scale: bool
-    """Whether the noise adds to log latency instead of scaling latency."""
-    has_shape: bool
-    """Whether the standard variate has a shape parameter nu."""
+    @property
+    def name(self) -> str:
+        """The family's name in a model's specification."""
+
+    @property
+    def log_scale(self) -> bool:
+        """Whether the noise adds to log latency instead of scaling latency."""
+
+    @property
+    def has_shape(self) -> bool:
+        """Whether the standard variate has a shape parameter nu."""
 
     def standard_sf(self, z: Array, nu: Array) -> Array:
         """P(Z > z) of the standard variate."""

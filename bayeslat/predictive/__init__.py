@@ -1,0 +1,7 @@
+"""From posterior draws to predictive distributions of latency."""
+
+from bayeslat.predictive.distribution import LatencyDistribution
+from bayeslat.predictive.draws import DeploymentDraws
+from bayeslat.predictive.estimate import Estimate
+
+__all__ = ["DeploymentDraws", "Estimate", "LatencyDistribution"]
