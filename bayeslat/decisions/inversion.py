@@ -19,6 +19,7 @@ confidence c although its mean exceedance breaks the risk.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,10 @@ class FeasibleSet:
         return self.largest == self.searched[1]
 
     def __contains__(self, value: object) -> bool:
-        return any(low <= value <= high and value == int(value) for low, high in self.intervals)  # type: ignore[operator, call-overload]
+        if not isinstance(value, Real):
+            return False
+        number = float(value)
+        return number.is_integer() and any(low <= number <= high for low, high in self.intervals)
 
     def __len__(self) -> int:
         return sum(high - low + 1 for low, high in self.intervals)
