@@ -40,12 +40,12 @@ class LatencyDistribution:
     draws : DeploymentDraws
         Posterior draws of the deployment.
     batch_size, total_tokens, context_tokens : array
-        B requests, S tokens and C attended positions, of one common shape.
+        B requests, S tokens and C attended positions, broadcast against each other.
 
     Raises
     ------
     InputError
-        If a design point has B < 1, S < B or C < 0.
+        If a design point has B < 1, S < B or C < 0, or is not finite.
     """
 
     draws: DeploymentDraws
@@ -57,12 +57,13 @@ class LatencyDistribution:
         names = ("batch_size", "total_tokens", "context_tokens")
         arrays = _together(*(getattr(self, name) for name in names))
         batch, tokens, context = arrays
-        if not ((batch >= 1) & (tokens >= batch) & (context >= 0)).all():
+        finite = tokens + context < np.inf
+        if not (finite & (batch >= 1) & (tokens >= batch) & (context >= 0)).all():
             raise InputError(
                 f"got batch_size from {batch.min():g}, total_tokens from {tokens.min():g} and"
                 f" context_tokens from {context.min():g}, expected batch_size >= 1,"
                 " total_tokens >= batch_size (every request computes a token) and"
-                " context_tokens >= 0; correct the query"
+                " context_tokens >= 0, all finite; correct the query"
             )
         for name, values in zip(names, arrays, strict=True):
             object.__setattr__(self, name, values)

@@ -252,7 +252,9 @@ def test_enormous_rates_do_not_warn():
     assert np.isfinite(LatencyDistribution(draws, *STEP).ppf(0.99, credible=0.9).upper)
 
 
-@pytest.mark.parametrize("step", [(0, 10, 0), (16, 15, 0), (1, 1, -1), (np.nan, 10, 0)])
+@pytest.mark.parametrize(
+    "step", [(0, 10, 0), (16, 15, 0), (1, 1, -1), (np.nan, 10, 0), (1, 1, np.inf)]
+)
 def test_impossible_steps_are_refused(step):
     with pytest.raises(InputError, match="expected batch_size >= 1"):
         LatencyDistribution(make_draws(), *step)
