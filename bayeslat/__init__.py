@@ -1,1 +1,131 @@
-"""Bayesian modelling of LLM-inference latency."""
+"""Bayesian modelling of LLM-inference latency: step logs in, P(latency > SLA) out.
+
+The public names. Each is imported when it is first used, so that ``bayeslat --help`` does not wait
+for the samplers.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
+    from bayeslat.decisions import FeasibleRegion, FeasibleSet
+    from bayeslat.errors import (
+        BayeslatError,
+        CatalogError,
+        ConvergenceError,
+        InputError,
+        PosteriorFileError,
+        UnknownDeploymentError,
+    )
+    from bayeslat.inference.convergence import ConvergenceVerdict
+    from bayeslat.model import ModelSpec, Prior, ScalePrior, build_model
+    from bayeslat.observations import (
+        Observations,
+        ObservationWarning,
+        Quarantine,
+        UnitWarning,
+        concat,
+        read_steps,
+        validate_steps,
+        write_steps,
+    )
+    from bayeslat.posterior import FleetPosterior, fit, load
+    from bayeslat.predictive import Estimate, LatencyDistribution
+    from bayeslat.profiling import DeviceProfile, profile_device
+    from bayeslat.report import write_report
+    from bayeslat.schema import Deployment
+    from bayeslat.simulate import SimulatedFleet, simulate_fleet
+
+__all__ = [
+    "GPU",
+    "LLM",
+    "BayeslatError",
+    "Catalog",
+    "CatalogError",
+    "ConvergenceError",
+    "ConvergenceVerdict",
+    "Deployment",
+    "DeviceProfile",
+    "Estimate",
+    "FeasibleRegion",
+    "FeasibleSet",
+    "FleetPosterior",
+    "InputError",
+    "LatencyDistribution",
+    "ModelSpec",
+    "ObservationWarning",
+    "Observations",
+    "PosteriorFileError",
+    "Prior",
+    "Quarantine",
+    "ScalePrior",
+    "SimulatedFleet",
+    "UnitWarning",
+    "UnknownDeploymentError",
+    "__version__",
+    "build_model",
+    "concat",
+    "fit",
+    "load",
+    "load_catalog",
+    "profile_device",
+    "read_steps",
+    "simulate_fleet",
+    "validate_steps",
+    "write_report",
+    "write_steps",
+]
+
+_HOMES = {
+    "Catalog": "bayeslat.catalog",
+    "GPU": "bayeslat.catalog",
+    "LLM": "bayeslat.catalog",
+    "load_catalog": "bayeslat.catalog",
+    "FeasibleRegion": "bayeslat.decisions",
+    "FeasibleSet": "bayeslat.decisions",
+    "BayeslatError": "bayeslat.errors",
+    "CatalogError": "bayeslat.errors",
+    "ConvergenceError": "bayeslat.errors",
+    "InputError": "bayeslat.errors",
+    "PosteriorFileError": "bayeslat.errors",
+    "UnknownDeploymentError": "bayeslat.errors",
+    "ConvergenceVerdict": "bayeslat.inference.convergence",
+    "ModelSpec": "bayeslat.model",
+    "Prior": "bayeslat.model",
+    "ScalePrior": "bayeslat.model",
+    "build_model": "bayeslat.model",
+    "ObservationWarning": "bayeslat.observations",
+    "Observations": "bayeslat.observations",
+    "Quarantine": "bayeslat.observations",
+    "UnitWarning": "bayeslat.observations",
+    "concat": "bayeslat.observations",
+    "read_steps": "bayeslat.observations",
+    "validate_steps": "bayeslat.observations",
+    "write_steps": "bayeslat.observations",
+    "FleetPosterior": "bayeslat.posterior",
+    "fit": "bayeslat.posterior",
+    "load": "bayeslat.posterior",
+    "Estimate": "bayeslat.predictive",
+    "LatencyDistribution": "bayeslat.predictive",
+    "DeviceProfile": "bayeslat.profiling",
+    "profile_device": "bayeslat.profiling",
+    "write_report": "bayeslat.report",
+    "Deployment": "bayeslat.schema",
+    "SimulatedFleet": "bayeslat.simulate",
+    "simulate_fleet": "bayeslat.simulate",
+}
+
+__version__ = version("bayeslat")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,209 @@
+"""What a posterior says about steps that were measured, next to what was measured."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslat.catalog import Catalog, load_catalog
+from bayeslat.errors import InputError
+from bayeslat.model.design import fleet_design
+from bayeslat.model.pooling import marginal_variance, prior_mean
+from bayeslat.model.spec import ModelSpec
+from bayeslat.observations import Observations
+from bayeslat.posterior import FleetPosterior
+from bayeslat.predictive import DeploymentDraws, LatencyDistribution
+from bayeslat.schema import Deployment
+
+__all__ = ["PredictionScores", "predict_rows", "prior_predictive", "score_predictions"]
+
+LEVELS: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
+COLUMNS: Final = ("lower_90", "lower_50", "median", "upper_50", "upper_90")
+MAX_DRAWS: Final = 1000
+"""Draws that the mixtures of `predict_rows` keep: quantiles of steps need no more."""
+
+_PRIOR_SIGMA: Final = (np.log(0.05), np.hypot(0.7, 0.5))
+_PRIOR_NU: Final = 5.0
+
+
+@dataclass(frozen=True)
+class PredictionScores:
+    """How well predicted distributions met measured steps.
+
+    Attributes
+    ----------
+    n_rows : int
+        Measured steps.
+    mape : float
+        Mean absolute error of the predicted median, as a share of the measured latency.
+    coverage_50, coverage_90 : float
+        Share of the steps inside the central 50 % and 90 % intervals.
+    """
+
+    n_rows: int
+    mape: float
+    coverage_50: float
+    coverage_90: float
+
+    def __str__(self) -> str:
+        return (
+            f"MAPE {100 * self.mape:.1f} %, coverage of the 50 % interval"
+            f" {100 * self.coverage_50:.0f} %, of the 90 % interval {100 * self.coverage_90:.0f} %"
+            f" ({self.n_rows} steps)"
+        )
+
+
+def predict_rows(
+    fleet: FleetPosterior,
+    observations: Observations,
+    *,
+    max_rows: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Predict every measured step of the deployments that the posterior holds.
+
+    A row is predicted as one step, also where it averages several. Where a row has no recorded
+    context the deployment's typical context stands in.
+
+    Parameters
+    ----------
+    fleet : FleetPosterior
+        The posterior.
+    observations : Observations
+        Measured steps.
+    max_rows : int, optional
+        Rows to take from each deployment, chosen at random; all by default.
+    seed : int
+        Seed of that choice.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``deployment`` (label), ``batch_size``, ``total_tokens``, ``context_tokens``,
+        ``observed``, ``lower_90``, ``lower_50``, ``median``, ``upper_50``, ``upper_90`` (ms) and
+        ``pit``, the predicted probability of a step no longer than the observed one.
+
+    Raises
+    ------
+    InputError
+        The posterior holds none of the deployments.
+    """
+    rng = np.random.default_rng(seed)
+    tables = []
+    for deployment in fleet.deployments:
+        if deployment not in observations.deployments:
+            continue
+        rows = observations.slice_of(deployment)
+        chosen = np.arange(rows.start, rows.stop)
+        if max_rows is not None and chosen.size > max_rows:
+            chosen = np.sort(rng.choice(chosen, max_rows, replace=False))
+        tables.append(_predict(fleet, deployment, observations, chosen))
+    if not tables:
+        labels = ", ".join(item.label for item in observations.deployments[:6])
+        raise InputError(
+            f"got steps of {labels}, none of which this posterior holds, expected steps of its own"
+            " deployments; give the steps that it was fitted on or new ones of the same deployments"
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def score_predictions(table: pd.DataFrame) -> PredictionScores:
+    """Summarise a table of `predict_rows`."""
+    observed = table["observed"].to_numpy()
+
+    def coverage(mass: int) -> float:
+        lower, upper = table[f"lower_{mass}"], table[f"upper_{mass}"]
+        return float(np.mean((lower <= observed) & (observed <= upper)))
+
+    return PredictionScores(
+        n_rows=len(table),
+        mape=float(np.mean(np.abs(table["median"] - observed) / observed)),
+        coverage_50=coverage(50),
+        coverage_90=coverage(90),
+    )
+
+
+def prior_predictive(
+    deployment: Deployment,
+    *,
+    batch_size: Any,
+    total_tokens: Any,
+    context_tokens: Any,
+    spec: ModelSpec | None = None,
+    catalog: Catalog | None = None,
+    n_draws: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Step latencies that the model expects of a deployment before it has seen any step.
+
+    Pooling scales are at their prior medians, and the tail index of the noise at a typical value.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        GPU and LLM decide through their datasheets.
+    batch_size, total_tokens, context_tokens : array
+        Design points; they broadcast to one dimension.
+    spec, catalog : optional
+        The model and the datasheets; the defaults where left out.
+    n_draws, seed : int
+        Draws from the prior and their seed.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``batch_size``, ``total_tokens``, ``context_tokens`` and the quantiles ``lower_90``,
+        ``lower_50``, ``median``, ``upper_50``, ``upper_90`` in ms.
+    """
+    spec, catalog = spec or ModelSpec(), catalog or load_catalog()
+    design = fleet_design([deployment], catalog)
+    rng = np.random.default_rng(seed)
+    mean = prior_mean(spec, design)[:, 0]
+    spread = np.sqrt(marginal_variance(spec, design)[:, 0])
+    values = np.exp(mean + spread * rng.standard_normal((n_draws, mean.size)))
+    parameters = {name: values[:, i] for i, name in enumerate(spec.parameters)}
+    parameters["w_1"] = np.full(n_draws, float(design.w_1[0]))
+    sigma = np.exp(_PRIOR_SIGMA[0] + _PRIOR_SIGMA[1] * rng.standard_normal(n_draws))
+    draws = DeploymentDraws(
+        deployment, parameters, sigma, np.full(n_draws, _PRIOR_NU), spec.likelihood
+    )
+    points = np.broadcast_arrays(
+        *(np.atleast_1d(np.asarray(a, float)) for a in (batch_size, total_tokens, context_tokens))
+    )
+    frame = pd.DataFrame(
+        dict(zip(("batch_size", "total_tokens", "context_tokens"), points, strict=True))
+    )
+    return frame.assign(**_quantiles(LatencyDistribution(draws, *points)))
+
+
+def _predict(
+    fleet: FleetPosterior,
+    deployment: Deployment,
+    observations: Observations,
+    rows: NDArray[np.int64],
+) -> pd.DataFrame:
+    batch, tokens = observations.batch_size[rows], observations.total_tokens[rows]
+    context = observations.context_tokens[rows]
+    context = np.where(np.isnan(context), fleet.typical_context(deployment) * batch, context)
+    draws = fleet.draws(deployment).thin(MAX_DRAWS)
+    # Repeated measurements of one design point share one prediction.
+    points, index = np.unique(np.stack([batch, tokens, context]), axis=1, return_inverse=True)
+    quantiles = _quantiles(LatencyDistribution(draws, *points))
+    observed = observations.latency_ms[rows]
+    return pd.DataFrame(
+        {
+            "deployment": deployment.label,
+            "batch_size": batch,
+            "total_tokens": tokens,
+            "context_tokens": context,
+            "observed": observed,
+            **{name: values[index] for name, values in quantiles.items()},
+            "pit": LatencyDistribution(draws, batch, tokens, context).cdf(observed),
+        }
+    )
+
+
+def _quantiles(latency: LatencyDistribution) -> dict[str, NDArray[np.float64]]:
+    return {name: latency.ppf(level) for name, level in zip(COLUMNS, LEVELS, strict=True)}

@@ -1,0 +1,19 @@
+"""Pictures of a posterior. They draw what other modules computed, and compute nothing."""
+
+from bayeslat.plots.fit import plot_fit, plot_pit
+from bayeslat.plots.newcomers import plot_cold_start
+from bayeslat.plots.parameters import plot_parameters
+from bayeslat.plots.prior import plot_prior_predictive
+from bayeslat.plots.sla import plot_exceedance
+from bayeslat.plots.style import MAX_PANELS, is_simulated
+
+__all__ = [
+    "MAX_PANELS",
+    "is_simulated",
+    "plot_cold_start",
+    "plot_exceedance",
+    "plot_fit",
+    "plot_parameters",
+    "plot_pit",
+    "plot_prior_predictive",
+]

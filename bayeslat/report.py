@@ -1,0 +1,281 @@
+"""One self-contained HTML page about a posterior: where it comes from, what it says, its limits."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+
+from bayeslat import plots
+from bayeslat.checks import PredictionScores, predict_rows, prior_predictive, score_predictions
+from bayeslat.decisions import FeasibleRegion
+from bayeslat.errors import InputError
+from bayeslat.observations import Observations, Quarantine
+from bayeslat.observations.files import replacing
+from bayeslat.posterior import FleetPosterior
+from bayeslat.predictive.estimate import check_probability
+from bayeslat.schema import PARAMETER_UNITS, Deployment
+
+__all__ = ["ColdStart", "write_report"]
+
+PICTURED_ROWS: Final = 200
+"""Rows of a deployment that the pictures show; more would hide each other."""
+
+_GRID_POINTS: Final = (25, 40)
+_PRIOR_POINTS: Final = 24
+_COMBINATION_UNITS: Final = {"slope": "ms/token", "floor": "ms", "overhead": "ms"}
+
+
+class ColdStart(NamedTuple):
+    """A newcomer predicted twice, and measured steps that neither prediction has seen.
+
+    Attributes
+    ----------
+    before, after : FleetPosterior
+        Predicted from datasheets alone, and after a few steps.
+    held_back : Observations
+        Measured steps.
+    n_steps : int
+        How many steps `after` has seen.
+    """
+
+    before: FleetPosterior
+    after: FleetPosterior
+    held_back: Observations
+    n_steps: int
+
+
+@dataclass(frozen=True)
+class _Picture:
+    title: str
+    text: str
+    source: str
+
+
+def write_report(
+    fleet: FleetPosterior,
+    path: str | Path,
+    *,
+    observations: Observations | None = None,
+    sla_ms: float = 50.0,
+    risk: float = 0.01,
+    cold_start: ColdStart | None = None,
+    title: str = "Fleet latency report",
+) -> None:
+    """Write a report as one HTML file without outside parts, all or nothing.
+
+    Parameters
+    ----------
+    fleet : FleetPosterior
+        What the report is about.
+    path : str or Path
+        HTML file to make or replace.
+    observations : Observations, optional
+        Measured steps of the fleet; without them the report has no fit and no predictive check.
+    sla_ms, risk : float
+        Limit in milliseconds and admitted probability of breaking it.
+    cold_start : ColdStart, optional
+        A newcomer before and after a few steps.
+    title : str
+        Of the page.
+
+    Raises
+    ------
+    InputError
+        A wrong SLA or risk, steps of other deployments, or a folder that does not exist.
+    """
+    check_probability("risk", risk)
+    if not (np.isfinite(sla_ms) and sla_ms > 0):
+        raise InputError(f"got sla_ms={sla_ms}, expected positive milliseconds; correct the limit")
+    pictures = [
+        *(_agreement(fleet, observations) if observations is not None else ()),
+        _parameters(fleet),
+        _exceedance(fleet, sla_ms, risk),
+        *((_newcomer(cold_start),) if cold_start is not None else ()),
+        _prior(fleet),
+    ]
+    page = _template().render(
+        title=title,
+        fleet=fleet,
+        verdict=fleet.verdict,
+        provenance=_provenance(fleet),
+        quarantine=Quarantine.from_dict(fleet.provenance["quarantine"]),
+        pictures=pictures,
+        simulated=plots.is_simulated(item.label for item in fleet.deployments),
+        identifiability=_identifiability(fleet),
+        limits=_limits(fleet, observations),
+    )
+    replacing(Path(path), lambda target: _write(target, page))
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("bayeslat"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("report.html")
+
+
+def _write(target: Path, page: str) -> None:
+    target.write_text(page, encoding="utf-8")
+
+
+def _picture(figure: Figure, title: str, text: str = "") -> _Picture:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    coded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return _Picture(title, text, f"data:image/png;base64,{coded}")
+
+
+def _agreement(fleet: FleetPosterior, observations: Observations) -> Sequence[_Picture]:
+    table = predict_rows(fleet, observations, max_rows=PICTURED_ROWS)
+    scores = score_predictions(table)
+    return (
+        _picture(
+            plots.plot_fit(table),
+            "Fit of each deployment",
+            f"{scores}. Where these steps were fitted, this is the fit and no forecast.",
+        ),
+        _picture(
+            plots.plot_pit(table),
+            "Posterior predictive check",
+            "A curve that leaves the band says where the predicted distribution is wrong: an"
+            " S-shape that intervals are too wide or narrow, a shift that latencies are biased.",
+        ),
+    )
+
+
+def _parameters(fleet: FleetPosterior) -> _Picture:
+    return _picture(
+        plots.plot_parameters(fleet.identifiability()),
+        "Parameters",
+        "Grey, hollow: the data said little, the value is the prior's.",
+    )
+
+
+def _exceedance(fleet: FleetPosterior, sla_ms: float, risk: float) -> _Picture:
+    shown = fleet.deployments[: plots.MAX_PANELS]
+    batches, tokens = _grid(fleet)
+    regions: dict[str, FeasibleRegion] = {
+        item.label: fleet.feasible_region(
+            **item._asdict(), batch_sizes=batches, total_tokens=tokens, sla_ms=sla_ms, risk=risk
+        )
+        for item in shown
+    }
+    left_out = len(fleet.deployments) - len(shown)
+    return _picture(
+        plots.plot_exceedance(regions, sla_ms=sla_ms, risk=risk),
+        f"P(T > {sla_ms:g} ms)",
+        "Each request attends to the deployment's typical context. The red line bounds what fits at"
+        f" a risk of {100 * risk:g} %."
+        + (f" {left_out} more deployments are not shown." if left_out else ""),
+    )
+
+
+def _grid(fleet: FleetPosterior) -> tuple[np.ndarray, np.ndarray]:
+    """Whole batch sizes and token counts up to the largest that were measured."""
+    high = fleet.constant_data["measured_range"].sel(bound="high")
+    ends = []
+    for axis, least in (("batch_size", 64.0), ("total_tokens", 4096.0)):
+        measured = high.sel(design_axis=axis).to_numpy()
+        ends.append(max(least, float(np.nanmax(measured, initial=0.0))))
+    batches, tokens = (
+        np.unique(np.geomspace(1, end, points).round())
+        for end, points in zip(ends, _GRID_POINTS, strict=True)
+    )
+    return batches, tokens
+
+
+def _newcomer(cold_start: ColdStart) -> _Picture:
+    after = f"after {cold_start.n_steps} steps"
+    fleets = {"from datasheets alone": cold_start.before, after: cold_start.after}
+    tables = {name: predict_rows(item, cold_start.held_back) for name, item in fleets.items()}
+    scores: dict[str, PredictionScores] = {
+        name: score_predictions(table) for name, table in tables.items()
+    }
+    names = ", ".join(item.label for item in cold_start.held_back.deployments)
+    figures = "; ".join(f"{name}: {value}" for name, value in scores.items())
+    return _picture(
+        plots.plot_cold_start(tables),
+        "Cold start before and after",
+        f"Measured steps of {names} that neither prediction has seen. {figures}.",
+    )
+
+
+def _prior(fleet: FleetPosterior) -> _Picture:
+    first: Deployment = fleet.deployments[0]
+    batch, tokens = np.geomspace(1, 256, _PRIOR_POINTS), np.geomspace(16, 8192, _PRIOR_POINTS)
+    common: dict[str, Any] = {"spec": fleet.spec, "catalog": fleet.catalog}
+    decode = prior_predictive(
+        first, batch_size=batch, total_tokens=batch, context_tokens=512 * batch, **common
+    )
+    prefill = prior_predictive(
+        first, batch_size=1, total_tokens=tokens, context_tokens=tokens, **common
+    )
+    return _picture(
+        plots.plot_prior_predictive(
+            {"decode, 512 positions a request": decode, "prefill of one prompt": prefill},
+            title=f"Prior predictive of {first.label}",
+        ),
+        "Prior predictive",
+        "What the model expects of the first deployment before it has seen any step.",
+    )
+
+
+def _provenance(fleet: FleetPosterior) -> list[tuple[str, str]]:
+    facts = fleet.provenance
+    versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
+    rows = [
+        ("Data", str(facts["data_source"]) or "none: predicted from a fleet"),
+        ("Fingerprint of the data (SHA-256)", str(facts["data_fingerprint"]) or "-"),
+        ("Fleet that it stems from", str(facts.get("parent", ""))),
+        ("Steps", f"{facts['n_rows']:,}"),
+        ("What a latency spans", str(facts.get("timing_scope", ""))),
+        ("Model", f"terms {', '.join(fleet.spec.terms)}; likelihood {fleet.spec.likelihood}"),
+        ("Sampler, seed", f"{facts['sampler']}, seed {facts['seed']}, on {facts['device']}"),
+        ("Date", str(facts["created"])),
+        ("Versions", versions),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _identifiability(fleet: FleetPosterior) -> list[dict[str, Any]]:
+    table = fleet.identifiability()
+    units = {**PARAMETER_UNITS, **_COMBINATION_UNITS}
+    table["unit"] = [units.get(name, "") for name in table["quantity"]]
+    ordered = table.sort_values(["deployment"], kind="stable")
+    return [{str(name): value for name, value in row.items()} for row in ordered.to_dict("records")]
+
+
+def _limits(fleet: FleetPosterior, observations: Observations | None) -> list[str]:
+    unmeasured = [
+        item.label
+        for item, rows in zip(
+            fleet.deployments, fleet.constant_data["n_rows"].to_numpy(), strict=True
+        )
+        if rows == 0
+    ]
+    limits = [
+        "Outside the measured range of batch sizes, tokens and contexts the formula extrapolates;"
+        " its intervals do not know what the engine does there.",
+        "Steps are taken as independent given the parameters; drift and slow periods of a machine"
+        " are not modelled.",
+        "A parameter marked as uninformed is the prior's word, even where predictions are good.",
+    ]
+    if unmeasured:
+        limits.append(f"Never measured, predicted only: {', '.join(unmeasured)}.")
+    if fleet.verdict is None:
+        limits.append("Nothing was sampled for this posterior: it is a prediction from a fleet.")
+    if observations is None:
+        limits.append("No measured steps were given to this report: the fit was not looked at.")
+    return limits
