@@ -3,20 +3,25 @@
 What the data pin down is not P_max or tau_0 but the total slope in S and the floor at small load,
 and how each splits in two. Per deployment, with a = w_1 / P_max::
 
-    b = a + tau_S         slope            a     = f b        tau_S = (1 - f) b
-    F = tau_0 + a / k_S   floor            tau_0 = (1 - g) F  k_S   = a / (g F)
+    b = a + tau_S         slope            tau_S = f b        a       = (1 - f) b
+    F = tau_0 + a / k_S   floor            tau_0 = g F        a / k_S = (1 - g) F
 
-in logarithms of b and F and logits of f and g the Jacobian is one. w_0 enters as w_0 / P_max. The
-additive terms that may be nearly zero (w_0 / P_max, tau_B, tau_C, ...) are written s softplus(v),
-where s is the size that the data can resolve: a straight line where the term is seen, a logarithm
-where it is not, so that the wall at zero does not bend the posterior.
+in logarithms of b and F and logits of f and g the Jacobian is one. w_0 enters as w_0 / P_max.
+
+Terms that may be nearly zero need more: where the data see a term its value is the right
+coordinate, where they do not its logarithm is, and a coordinate that is wrong by its side bends the
+posterior. With s the size that the data resolve, an additive term (w_0 / P_max, tau_B, tau_C, ...)
+is written s softplus(v): a straight line above s, a logarithm below. A share with resolution 1 / L
+has two such walls, at zero and at one::
+
+    f = softplus(v) / (softplus(v) + softplus(L - v))
 
 The slot of each parameter in the array of log-parameters holds the coordinate that replaces it:
-P_max holds log b, tau_S logit f, tau_0 log F and k_S logit g.
+P_max holds log b, tau_S the v of f, tau_0 log F and k_S the v of g.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +36,9 @@ STRAIGHTENED: Final = ("w_0", "tau_B", "tau_C", "gamma_B", "gamma_S")
 """Parameters of additive terms that may be nearly zero."""
 
 
+N_BISECTIONS: Final = 80
+
+
 @dataclass(frozen=True)
 class Coordinates:
     """The map between log-parameters and sampling coordinates, both (parameter, deployment).
@@ -42,7 +50,8 @@ class Coordinates:
     log_w_1 : array, shape (deployment,)
         Logarithm of the gauge.
     resolution : array, shape (parameter, deployment)
-        The size s of each straightened term (w_0 in units of w_0 / P_max); unused elsewhere.
+        The size s of each straightened term (w_0 in units of w_0 / P_max), and in the slots of
+        tau_S and k_S the resolution of the shares f and g; unused elsewhere.
     """
 
     parameters: tuple[str, ...]
@@ -60,12 +69,15 @@ class Coordinates:
                 row[name] = jnp.log(self.resolution[position]) + log_soft
         log_a = row["P_max"]
         if "tau_S" in row:
-            log_b, logit_f = row["P_max"], row["tau_S"]
-            log_a = log_b + jax.nn.log_sigmoid(logit_f)
-            row["tau_S"] = log_b + jax.nn.log_sigmoid(-logit_f)
-        log_floor, logit_g = row["tau_0"], row["k_S"]
-        row["tau_0"] = log_floor + jax.nn.log_sigmoid(-logit_g)
-        row["k_S"] = log_a - log_floor - jax.nn.log_sigmoid(logit_g)
+            share = _share(row["tau_S"], self._sharpness("tau_S"))
+            row["tau_S"] = row["P_max"] + share.log
+            log_a = row["P_max"] + share.log_rest
+            log_jacobian += jnp.sum(share.log_slope)
+        share = _share(row["k_S"], self._sharpness("k_S"))
+        log_floor = row["tau_0"]
+        row["tau_0"] = log_floor + share.log
+        row["k_S"] = log_a - log_floor - share.log_rest
+        log_jacobian += jnp.sum(share.log_slope)
         row["P_max"] = self.log_w_1 - log_a
         if "w_0" in row:
             row["w_0"] = row["w_0"] + row["P_max"]
@@ -78,21 +90,51 @@ class Coordinates:
             row["w_0"] = row["w_0"] - row["P_max"]
         log_a = self.log_w_1 - row["P_max"]
         log_saturating = log_a - row["k_S"]
-        row["k_S"], row["tau_0"] = (
-            log_saturating - row["tau_0"],
-            np.logaddexp(row["tau_0"], log_saturating),
-        )
+        logit = row["tau_0"] - log_saturating
+        row["tau_0"] = np.logaddexp(row["tau_0"], log_saturating)
+        row["k_S"] = _share_coordinate(logit, self._sharpness("k_S"))
         row["P_max"] = log_a
         if "tau_S" in row:
-            row["tau_S"], row["P_max"] = (
-                log_a - row["tau_S"],
-                np.logaddexp(log_a, row["tau_S"]),
-            )
+            logit = row["tau_S"] - log_a
+            row["P_max"] = np.logaddexp(log_a, row["tau_S"])
+            row["tau_S"] = _share_coordinate(logit, self._sharpness("tau_S"))
         for position, name in enumerate(self.parameters):
             if name in STRAIGHTENED:
                 ratio = np.exp(row[name] - np.log(self.resolution[position]))
                 row[name] = _inverse_softplus(ratio)
         return np.stack([row[name] for name in self.parameters])
+
+    def _sharpness(self, name: str) -> Array:
+        """L of the share in a slot: the inverse of its resolution."""
+        return 1.0 / self.resolution[self.parameters.index(name)]
+
+
+class _Share(NamedTuple):
+    """A share in (0, 1) as a function of its coordinate."""
+
+    log: jax.Array
+    log_rest: jax.Array
+    log_slope: jax.Array
+    """Logarithm of d logit(share) / d coordinate."""
+
+
+def _share(v: jax.Array, sharpness: Array) -> _Share:
+    up, down = _log_softplus(v), _log_softplus(sharpness - v)
+    total = jnp.logaddexp(up, down)
+    slope = jnp.logaddexp(jax.nn.log_sigmoid(v) - up, jax.nn.log_sigmoid(sharpness - v) - down)
+    return _Share(up - total, down - total, slope)
+
+
+def _share_coordinate(logit: Array, sharpness: Array) -> Array:
+    """Invert `_share` by bisection: the logit grows strictly with the coordinate."""
+    low = np.minimum(logit, 0.0) - 50.0
+    high = sharpness + np.maximum(logit, 0.0) + 50.0
+    for _ in range(N_BISECTIONS):
+        middle = 0.5 * (low + high)
+        found = _share(jnp.asarray(middle), sharpness)
+        below = np.asarray(found.log - found.log_rest) < logit
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return 0.5 * (low + high)
 
 
 def _log_softplus(v: jax.Array) -> jax.Array:

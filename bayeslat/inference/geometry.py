@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
+from scipy import linalg, optimize
+from threadpoolctl import threadpool_limits
 
 from bayeslat import saturation
 from bayeslat.inference.coordinates import STRAIGHTENED, Coordinates
@@ -31,11 +33,19 @@ SCALE_SUFFIX = "_scale_log__"
 """Value variables of pooling scales: their joint mode with the effects is degenerate (it runs
 towards zero scale), so the Laplace step holds them at their start."""
 
-SCALE_PRIOR_SD = 0.4
-MAX_NEWTON_STEPS = 25
+MAX_NEWTON_STEPS = 20
+MIN_GAIN = 0.05
+MAX_DAMPING = 1e8
+EM_ROUNDS = 4
+N_EM_DRAWS = 32
+MAX_STEP = 10.0
 N_AVERAGED_HESSIANS = 8
 MIN_EIGENVALUE = 0.02
 """Relative floor of the curvature after diagonal scaling."""
+
+one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+"""Matrices of a few hundred rows: BLAS threads cost more than they bring, up to 50 times on a busy
+machine, where they wait for each other and for JAX's own."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,7 @@ class Geometry:
         return replace(self, centre=centre, factor=factor)
 
 
+@one_blas_thread
 def laplace_geometry(
     model: pm.Model,
     observations: Observations,
@@ -165,10 +176,10 @@ def laplace_geometry(
     coordinates = Coordinates(parameters, np.log(w_1), resolution)
     y = _initial_coordinates(density, coordinates, start)
     geometry = Geometry(density, coordinates, y, np.eye(y.size))
-    mode = _joint_mode(geometry, y)
-    return geometry.moved(mode, _laplace_factor(geometry, mode))
+    return _laplace(geometry, y, np.random.default_rng(seed))
 
 
+@one_blas_thread
 def recentred(geometry: Geometry, draws: Array) -> Geometry:
     """Centre at the pilot mean and whiten with the Hessian averaged over pilot draws.
 
@@ -210,23 +221,41 @@ def term_resolution(
     Measured at the start, in the term's unit (w_0 over P_max), with the other parameters held by
     their priors only.
     """
-    resolution = np.ones_like(start.log_parameters)
     index = {name: i for i, name in enumerate(parameters)}
+    resolution = np.ones_like(start.log_parameters)
     for d in range(w_1.size):
         rows = observations.deployment_index == d
         theta = start.log_parameters[:, d]
         jacobian = _log_jacobian(observations, rows, parameters, w_1[d], theta)
         weight = observations.n_averaged[rows] / np.exp(2.0 * start.log_sigma[d])
         information = (jacobian.T * weight) @ jacobian
+        log_sd = {
+            name: _own_log_sd(information, variance[:, d], index[name])
+            for name in (*STRAIGHTENED, "tau_0", "tau_S")
+            if name in index
+        }
+        log_a = np.log(w_1[d]) - theta[index["P_max"]]
         for name in (name for name in STRAIGHTENED if name in index):
-            i = index[name]
-            # Linear in this term, logarithmic with their priors in the others.
-            precision = information + np.diag(1.0 / variance[:, d])
-            precision[i, i] = information[i, i] * (1.0 + 1e-9) + 1e-12
-            log_sd = np.sqrt(max(np.linalg.pinv(precision, hermitian=True)[i, i], 1e-12))
-            log_value = theta[i] - (theta[index["P_max"]] if name == "w_0" else 0.0)
-            resolution[i, d] = np.exp(log_value) * np.clip(log_sd, 1e-3, 1e3)
+            shift = theta[index["P_max"]] if name == "w_0" else 0.0
+            resolution[index[name], d] = np.exp(theta[index[name]] - shift) * log_sd[name]
+        log_tau_0 = theta[index["tau_0"]]
+        log_floor = np.logaddexp(log_tau_0, log_a - theta[index["k_S"]])
+        shares = {"k_S": np.exp(log_tau_0 - log_floor) * log_sd["tau_0"]}
+        if "tau_S" in index:
+            log_tau_s = theta[index["tau_S"]]
+            log_slope = np.logaddexp(log_tau_s, log_a)
+            shares["tau_S"] = np.exp(log_tau_s - log_slope) * log_sd["tau_S"]
+        for name, share in shares.items():
+            resolution[index[name], d] = np.clip(share, 1e-3, 1.0)
     return resolution
+
+
+def _own_log_sd(information: Array, variance: Array, i: int) -> float:
+    """Standard deviation of one log-parameter from the data, the others held by their priors."""
+    precision = information + np.diag(1.0 / variance)
+    precision[i, i] = information[i, i] * (1.0 + 1e-9) + 1e-12
+    own = np.linalg.pinv(precision, hermitian=True)[i, i]
+    return float(np.clip(np.sqrt(max(own, 1e-12)), 1e-3, 1e3))
 
 
 def _log_jacobian(
@@ -261,39 +290,90 @@ def _free_mask(density: FlatDensity) -> NDArray[np.bool_]:
     return free
 
 
-def _joint_mode(geometry: Geometry, y: Array) -> Array:
-    """Damped Newton on everything but the pooling scales."""
+def _laplace(geometry: Geometry, y: Array, rng: np.random.Generator) -> Geometry:
+    """Alternate between the mode given the scales and the scales given the mode (EM)."""
     free = _free_mask(geometry.density)
-    value_and_gradient = jax.jit(
-        jax.value_and_grad(lambda point: geometry.log_prior(point) + geometry.log_likelihood(point))
+    climb = _Climb(geometry, free)
+    factor = np.eye(y.size)
+    for _ in range(EM_ROUNDS if not free.all() else 1):
+        y = climb(y, MAX_NEWTON_STEPS)
+        factor[np.ix_(free, free)] = _inverse_root(-geometry.hessian(y)[np.ix_(free, free)])
+        if not free.all():
+            noise = rng.standard_normal((N_EM_DRAWS, int(free.sum())))
+            cloud = np.tile(y, (N_EM_DRAWS, 1))
+            cloud[:, free] += noise @ factor[np.ix_(free, free)].T
+            y, factor[np.ix_(~free, ~free)] = _expected_scales(geometry, cloud, y, ~free)
+    return geometry.moved(y, factor)
+
+
+def _expected_scales(
+    geometry: Geometry, cloud: Array, y: Array, held: NDArray[np.bool_]
+) -> tuple[Array, Array]:
+    """Scales that maximise the log-prior averaged over a cloud of points, with their factor."""
+    where = np.flatnonzero(held)
+    points = jnp.asarray(cloud)
+
+    def loss(scales: jax.Array) -> jax.Array:
+        return -jnp.mean(jax.vmap(geometry.log_prior)(points.at[:, where].set(scales)))
+
+    gradient = jax.jit(jax.value_and_grad(loss))
+    found = optimize.minimize(
+        lambda scales: tuple(np.asarray(part) for part in gradient(jnp.asarray(scales))),
+        y[where],
+        jac=True,
+        method="BFGS",
+        options={"gtol": 1e-3},
     )
-    value, gradient = value_and_gradient(jnp.asarray(y))
-    damping = 1e-3
-    for _ in range(MAX_NEWTON_STEPS):
-        curvature = _definite(-geometry.hessian(y)[np.ix_(free, free)])
-        improved = False
-        while damping < 1e8 and not improved:
-            step = np.zeros_like(y)
-            damped = curvature + damping * np.diag(np.diag(curvature))
-            step[free] = np.linalg.solve(damped, np.asarray(gradient)[free])
-            proposal = y + step * min(1.0, 3.0 / np.abs(step).max())
-            new_value, new_gradient = value_and_gradient(jnp.asarray(proposal))
-            improved = bool(new_value > value)
-            damping = damping * (0.2 if improved else 5.0)
-        if not improved:
-            break
-        gain = float(new_value - value)
-        y, value, gradient = proposal, new_value, new_gradient
-        if gain < 0.05:
-            break
-    return y
+    y = y.copy()
+    y[where] = found.x
+    curvature = np.asarray(jax.jit(jax.hessian(loss))(jnp.asarray(found.x)))
+    return y, _inverse_root(curvature)
 
 
-def _laplace_factor(geometry: Geometry, mode: Array) -> Array:
-    free = _free_mask(geometry.density)
-    factor = np.diag(np.where(free, 1.0, SCALE_PRIOR_SD))
-    factor[np.ix_(free, free)] = _inverse_root(-geometry.hessian(mode)[np.ix_(free, free)])
-    return factor
+class _Climb:
+    """Damped Newton on the free coordinates, compiled once."""
+
+    def __init__(self, geometry: Geometry, free: NDArray[np.bool_]) -> None:
+        self.geometry = geometry
+        self.free = free
+        self.value_and_gradient = jax.jit(
+            jax.value_and_grad(lambda y: geometry.log_prior(y) + geometry.log_likelihood(y))
+        )
+        self.damping = 1e-3
+
+    def __call__(self, y: Array, n_steps: int) -> Array:
+        value, gradient = self.value_and_gradient(jnp.asarray(y))
+        for _ in range(n_steps):
+            found = self._improve(y, float(value), np.asarray(gradient)[self.free])
+            if found is None:
+                return y
+            y, new_value, gradient = found
+            if new_value - value < MIN_GAIN:
+                return y
+            value = new_value
+        return y
+
+    def _improve(
+        self, y: Array, value: float, gradient: Array
+    ) -> tuple[Array, jax.Array, jax.Array] | None:
+        """One step uphill with as much damping as it takes; None where none helps."""
+        curvature = -self.geometry.hessian(y)[np.ix_(self.free, self.free)]
+        diagonal = np.diag(np.maximum(np.abs(np.diag(curvature)), 1e-8))
+        while self.damping < MAX_DAMPING:
+            try:
+                factor = linalg.cho_factor(curvature + self.damping * diagonal)
+            except linalg.LinAlgError:  # not definite here: more damping makes it so
+                self.damping *= 5.0
+                continue
+            step = linalg.cho_solve(factor, gradient)
+            proposal = y.copy()
+            proposal[self.free] += step * min(1.0, MAX_STEP / np.abs(step).max())
+            new_value, new_gradient = self.value_and_gradient(jnp.asarray(proposal))
+            if bool(new_value > value):
+                self.damping = max(self.damping * 0.2, 1e-9)
+                return proposal, new_value, new_gradient
+            self.damping *= 5.0
+        return None
 
 
 def _scaled_eigen(matrix: Array) -> tuple[Array, Array, Array]:
@@ -302,12 +382,6 @@ def _scaled_eigen(matrix: Array) -> tuple[Array, Array, Array]:
     scale = np.sqrt(np.maximum(diagonal, 1e-8 * diagonal.max()))
     values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
     return scale, np.maximum(values, MIN_EIGENVALUE), vectors
-
-
-def _definite(matrix: Array) -> Array:
-    """The nearest matrix, in a diagonally scaled sense, with curvature bounded away from zero."""
-    scale, values, vectors = _scaled_eigen(matrix)
-    return np.outer(scale, scale) * ((vectors * values) @ vectors.T)
 
 
 def _inverse_root(precision: Array) -> Array:

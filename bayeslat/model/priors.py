@@ -44,7 +44,7 @@ class ScalePrior:
     """
 
     median: float
-    spread: float = 0.4
+    spread: float = 0.5
 
     def __post_init__(self) -> None:
         if not (self.median > 0 and self.spread >= 0):
@@ -73,9 +73,9 @@ class Prior:
     median: float
     spread: float
     elasticity: Mapping[str, float] = field(default_factory=dict)
-    gpu: ScalePrior = ScalePrior(0.15)
-    model: ScalePrior = ScalePrior(0.15)
-    deployment: ScalePrior = ScalePrior(0.10)
+    gpu: ScalePrior = ScalePrior(0.20)
+    model: ScalePrior = ScalePrior(0.20)
+    deployment: ScalePrior = ScalePrior(0.12)
 
     def __post_init__(self) -> None:
         if not (self.median > 0 and self.spread > 0):
@@ -92,8 +92,8 @@ class Prior:
         object.__setattr__(self, "elasticity", MappingProxyType(dict(self.elasticity)))
 
 
-_FIXED_LARGE = ScalePrior(0.15, spread=0.0)
-_FIXED_SMALL = ScalePrior(0.10, spread=0.0)
+_FIXED_LARGE = ScalePrior(0.20, spread=0.0)
+_FIXED_SMALL = ScalePrior(0.12, spread=0.0)
 
 DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
     {

@@ -1,0 +1,262 @@
+"""Deployments that the fleet has not seen: predicted, or conditioned on a few steps.
+
+Without steps the parameters of a new deployment are drawn, for each posterior draw of the fleet,
+from the pooling prior: fleet-wide values, elasticities and known effects from the draw, effects of
+a new GPU or LLM from their pooled scale. With steps these draws are summarised by a Gaussian that
+becomes the prior of a small model of the new deployments alone. That ignores what a handful of
+steps could teach about the fleet, and the slight non-normality of the prediction; the tests hold
+both against a full refit.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslat.catalog import Catalog
+from bayeslat.inference.run import SampledModel, sample_model
+from bayeslat.inference.samplers import SamplerSettings
+from bayeslat.inference.tree import parameter_dataset
+from bayeslat.model.build import ContinuedPrior, build_continued_model
+from bayeslat.model.design import FleetDesign, fleet_design
+from bayeslat.model.likelihood import NU_OFFSET
+from bayeslat.model.pooling import JITTER, fixed_variances
+from bayeslat.model.priors import REGRESSORS
+from bayeslat.model.spec import ModelSpec
+from bayeslat.observations import Observations
+from bayeslat.schema import Deployment
+
+__all__ = ["Newcomers", "conditioned_newcomers", "predicted_newcomers"]
+
+type Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Newcomers:
+    """Draws of deployments that the fleet was not fitted on.
+
+    Parameters
+    ----------
+    design : FleetDesign
+        The new deployments.
+    posterior : Dataset
+        Their parameters, sigma and nu; dims chain, draw, deployment.
+    sampled : SampledModel, optional
+        The run that conditioned on steps, with its verdict; None for a pure prediction.
+    """
+
+    design: FleetDesign
+    posterior: xr.Dataset
+    sampled: SampledModel | None = None
+
+
+def predicted_newcomers(
+    fleet: xr.Dataset,
+    spec: ModelSpec,
+    deployments: Sequence[Deployment],
+    catalog: Catalog,
+    *,
+    seed: int,
+) -> Newcomers:
+    """Predict new deployments from the fleet's posterior and their datasheets.
+
+    Parameters
+    ----------
+    fleet : Dataset
+        Posterior of the fleet, effects and scales included.
+    spec : ModelSpec
+        The spec of the fleet.
+    deployments : sequence of Deployment
+        The new deployments.
+    catalog : Catalog
+        Datasheets; unknown entries widen the prediction.
+    seed : int
+        Seed of the new effects.
+    """
+    design = fleet_design(deployments, catalog)
+    rng = np.random.default_rng(seed)
+    log_parameters = _predicted_log_parameters(fleet, spec, design, rng)
+    log_sigma = _predicted_log_sigma(fleet, len(design.deployments), rng)
+    values = _values(log_parameters, log_sigma, spec, design)
+    if "nu" in fleet:
+        values["nu_excess_log__"] = np.log(fleet["nu"] - NU_OFFSET)
+    return Newcomers(design, parameter_dataset(values, spec, design.deployments))
+
+
+def conditioned_newcomers(
+    fleet: xr.Dataset,
+    spec: ModelSpec,
+    deployments: Sequence[Deployment],
+    catalog: Catalog,
+    steps: Observations,
+    *,
+    sampler: str,
+    settings: SamplerSettings,
+    report: Callable[[str], None],
+) -> Newcomers:
+    """Condition the prediction of new deployments on a few of their steps.
+
+    Deployments without steps follow those with steps by the joint covariance of the prediction.
+
+    Parameters
+    ----------
+    fleet, spec, deployments, catalog
+        As in `predicted_newcomers`; every deployment of the steps is among the deployments.
+    steps : Observations
+        Steps of the new deployments.
+    sampler, settings, report
+        As in `bayeslat.inference.run.sample_model`.
+    """
+    design = fleet_design(deployments, catalog)
+    rng = np.random.default_rng(settings.seed)
+    log_parameters = _predicted_log_parameters(fleet, spec, design, rng)
+    measured = np.array([design.deployments.index(item) for item in steps.deployments])
+    prior = _continued_prior(fleet, log_parameters[..., measured])
+    shape = prior.mean.shape
+    sampled = sample_model(
+        build_continued_model(steps, spec, design.w_1[measured], prior),
+        steps,
+        spec.parameters,
+        design.w_1[measured],
+        mean=prior.mean,
+        variance=np.diag(prior.covariance).reshape(shape),
+        sampler=sampler,
+        settings=settings,
+        report=report,
+    )
+    log_sigma = _predicted_log_sigma(fleet, len(design.deployments), rng)
+    values = _spread_news(sampled.values, log_parameters, log_sigma, measured, spec, design, rng)
+    return Newcomers(design, parameter_dataset(values, spec, design.deployments), sampled)
+
+
+def _predicted_log_parameters(
+    fleet: xr.Dataset, spec: ModelSpec, design: FleetDesign, rng: np.random.Generator
+) -> Array:
+    """Draws of the log-parameters, shape (chain, draw, parameter, deployment)."""
+    medians = np.log([spec.prior(name).median for name in spec.parameters])
+    slopes = fleet["elasticity"].transpose(..., "parameter", "regressor").to_numpy()
+    base = medians + fleet["intercept"].transpose(..., "parameter").to_numpy()
+    fixed = np.split(
+        fixed_variances(spec, design),
+        np.cumsum([1 + len(REGRESSORS), len(design.gpus)]),
+        axis=1,
+    )
+    gpu = _level_effects(fleet, "gpu", design.gpus, fixed[1], rng)
+    model = _level_effects(fleet, "model", design.models, fixed[2], rng)
+    own = np.sqrt(np.square(fleet["deployment_scale"].to_numpy()) + JITTER)[..., None]
+    noise = rng.standard_normal((*base.shape, len(design.deployments)))
+    return (
+        base[..., None]
+        + slopes @ design.regressors.T
+        + gpu[..., design.gpu_index]
+        + model[..., design.model_index]
+        + own * noise
+    )
+
+
+def _level_effects(
+    fleet: xr.Dataset,
+    level: str,
+    names: tuple[str, ...],
+    fixed: Array,
+    rng: np.random.Generator,
+) -> Array:
+    """Effects of GPUs or LLMs: the fleet's draws where known, fresh ones elsewhere.
+
+    `fixed` has shape (parameter, name): the variance that a silent datasheet adds. The result has
+    shape (chain, draw, parameter, name).
+    """
+    effect = fleet[f"{level}_effect"].transpose("chain", "draw", "parameter", level)
+    scale = fleet[f"{level}_scale"].to_numpy()
+    known = list(effect.coords[level].to_numpy())
+    columns = []
+    for position, name in enumerate(names):
+        if name in known:
+            columns.append(effect.to_numpy()[..., known.index(name)])
+        else:
+            spread = np.sqrt(np.square(scale) + fixed[:, position])
+            columns.append(spread * rng.standard_normal(scale.shape))
+    return np.stack(columns, axis=-1)
+
+
+def _predicted_log_sigma(fleet: xr.Dataset, n: int, rng: np.random.Generator) -> Array:
+    """Draws of the log noise of new deployments, shape (chain, draw, deployment)."""
+    mean = fleet["log_sigma_mean"].to_numpy()[..., None]
+    scale = fleet["log_sigma_scale"].to_numpy()[..., None]
+    return mean + scale * rng.standard_normal((*mean.shape[:2], n))
+
+
+def _continued_prior(fleet: xr.Dataset, log_parameters: Array) -> ContinuedPrior:
+    flat = log_parameters.reshape(-1, *log_parameters.shape[2:])
+    scale = fleet["log_sigma_scale"].to_numpy()
+    location = fleet["log_sigma_mean"].to_numpy()
+    spread = np.sqrt(location.var() + np.mean(np.square(scale)))
+    nu = None
+    if "nu" in fleet:
+        log_excess = np.log(fleet["nu"].to_numpy() - NU_OFFSET)
+        nu = (float(log_excess.mean()), float(log_excess.std()))
+    return ContinuedPrior(
+        mean=flat.mean(axis=0),
+        covariance=np.cov(flat.reshape(len(flat), -1), rowvar=False),
+        log_sigma=(float(location.mean()), float(spread)),
+        log_nu_excess=nu,
+    )
+
+
+def _spread_news(
+    values: xr.Dataset,
+    log_parameters: Array,
+    log_sigma: Array,
+    measured: NDArray[np.int64],
+    spec: ModelSpec,
+    design: FleetDesign,
+    rng: np.random.Generator,
+) -> xr.Dataset:
+    """All deployments' values: the measured ones as sampled, the others moved along with them.
+
+    Matheron's rule: a prior draw of everything plus the regression of the unmeasured on the
+    difference between the posterior and that prior draw of the measured.
+    """
+    chains, draws = values.sizes["chain"], values.sizes["draw"]
+    prior = log_parameters.reshape(-1, *log_parameters.shape[2:])
+    pick = rng.integers(len(prior), size=chains * draws)
+    everything, known = prior[pick], values["log_parameters"].to_numpy()
+    known = known.reshape(chains * draws, *known.shape[2:])
+    rest = np.setdiff1d(np.arange(len(design.deployments)), measured)
+    if rest.size:
+        gain = _regression(prior[:, :, rest], prior[:, :, measured])
+        news = (known - everything[:, :, measured]).reshape(len(pick), -1)
+        everything[:, :, rest] += (news @ gain).reshape(len(pick), -1, rest.size)
+    everything[:, :, measured] = known
+    noise = log_sigma.reshape(-1, log_sigma.shape[-1])[pick]
+    noise[:, measured] = values["log_sigma"].to_numpy().reshape(len(pick), -1)
+    result = _values(
+        everything.reshape(chains, draws, *everything.shape[1:]),
+        noise.reshape(chains, draws, -1),
+        spec,
+        design,
+    )
+    if "nu_excess_log__" in values:
+        result["nu_excess_log__"] = values["nu_excess_log__"]
+    return result
+
+
+def _regression(target: Array, source: Array) -> Array:
+    """Coefficients of the linear regression of target draws on source draws (both raveled)."""
+    x = source.reshape(len(source), -1)
+    y = target.reshape(len(target), -1)
+    return np.linalg.lstsq(x - x.mean(axis=0), y - y.mean(axis=0))[0]
+
+
+def _values(
+    log_parameters: Array, log_sigma: Array, spec: ModelSpec, design: FleetDesign
+) -> xr.Dataset:
+    front = ("chain", "draw")
+    data: dict[str, Any] = {
+        "log_parameters": ((*front, "parameter", "deployment"), log_parameters),
+        "log_sigma": ((*front, "deployment"), log_sigma),
+    }
+    return xr.Dataset(data, coords={"parameter": list(spec.parameters)})

@@ -1,0 +1,67 @@
+"""Fit a fleet: observations and a spec in, a labelled posterior out."""
+
+from collections.abc import Callable
+
+import xarray as xr
+
+from bayeslat.catalog import Catalog
+from bayeslat.inference.run import sample_model
+from bayeslat.inference.samplers import SamplerSettings
+from bayeslat.inference.tree import fleet_tree
+from bayeslat.model.build import build_model
+from bayeslat.model.design import fleet_design
+from bayeslat.model.pooling import marginal_variance, prior_mean
+from bayeslat.model.spec import ModelSpec
+from bayeslat.observations import Observations
+
+__all__ = ["sample_fleet", "spec_for"]
+
+
+def spec_for(observations: Observations, spec: ModelSpec | None) -> ModelSpec:
+    """The spec in force: the context term is left out where no row records its context."""
+    spec = spec or ModelSpec()
+    return spec if observations.has_context else spec.without("tau_C")
+
+
+def sample_fleet(
+    observations: Observations,
+    spec: ModelSpec | None,
+    catalog: Catalog,
+    *,
+    sampler: str,
+    settings: SamplerSettings,
+    report: Callable[[str], None],
+) -> xr.DataTree:
+    """Build the model of a fleet, sample it and label the draws.
+
+    Parameters
+    ----------
+    observations : Observations
+        Validated steps.
+    spec : ModelSpec, optional
+        The default model where None.
+    catalog : Catalog
+        Datasheets.
+    sampler : str
+        Name in `bayeslat.inference.samplers.SAMPLERS`.
+    settings : SamplerSettings
+        Draws, chains, seed.
+    report : callable
+        Told in a few words what begins.
+    """
+    spec = spec_for(observations, spec)
+    design = fleet_design(observations.deployments, catalog)
+    sampled = sample_model(
+        build_model(observations, spec, catalog=catalog),
+        observations,
+        spec.parameters,
+        design.w_1,
+        mean=prior_mean(spec, design),
+        variance=marginal_variance(spec, design),
+        sampler=sampler,
+        settings=settings,
+        report=report,
+    )
+    return fleet_tree(
+        sampled, observations, spec, design, catalog, seed=settings.seed, sampler=sampler
+    )

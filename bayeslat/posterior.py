@@ -1,0 +1,566 @@
+"""FleetPosterior: what a fitted fleet knows, with where it comes from; and `fit`, `load`."""
+
+import difflib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from bayeslat import decisions
+from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
+from bayeslat.errors import InputError, PosteriorFileError, UnknownDeploymentError
+from bayeslat.identifiability import combinations, identifiability_table
+from bayeslat.inference.cold_start import Newcomers, conditioned_newcomers, predicted_newcomers
+from bayeslat.inference.convergence import ConvergenceVerdict
+from bayeslat.inference.fit import sample_fleet
+from bayeslat.inference.run import check_settings
+from bayeslat.inference.samplers import SamplerSettings
+from bayeslat.inference.tree import provenance, row_summary
+from bayeslat.model.design import fleet_design
+from bayeslat.model.pooling import marginal_variance, prior_mean
+from bayeslat.model.spec import ModelSpec
+from bayeslat.observations import Observations, validate_steps
+from bayeslat.predictive import DeploymentDraws, LatencyDistribution
+from bayeslat.schema import PARAMETERS, SCHEMA_VERSION, Deployment
+
+__all__ = ["FleetPosterior", "fit", "load"]
+
+N_PRIOR_DRAWS: Final = 4000
+MAX_NAMED: Final = 6
+
+
+@dataclass(frozen=True, eq=False)
+class FleetPosterior:
+    """Posterior of a fleet's step latencies. Immutable: methods return new values.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        Groups ``posterior`` (dims chain, draw, deployment, gpu, model, parameter),
+        ``sample_stats`` and ``constant_data``; the root attributes hold spec, data fingerprint,
+        versions, seed, date, quarantine counts and the convergence verdict.
+    """
+
+    tree: xr.DataTree
+
+    def __repr__(self) -> str:
+        return (
+            f"FleetPosterior({len(self.deployments)} deployments, {len(self.gpus)} GPUs,"
+            f" {len(self.models)} LLMs, {self.verdict or 'predicted, nothing sampled'})"
+        )
+
+    @cached_property
+    def posterior(self) -> xr.Dataset:
+        """The draws."""
+        return self.tree["posterior"].to_dataset()
+
+    @cached_property
+    def constant_data(self) -> xr.Dataset:
+        """Gauge, row counts and measured ranges of each deployment."""
+        return self.tree["constant_data"].to_dataset()
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The model."""
+        return ModelSpec.from_json(self.tree.attrs["spec"])
+
+    @cached_property
+    def verdict(self) -> ConvergenceVerdict | None:
+        """Convergence verdict; None for a cold start without steps, where nothing was sampled."""
+        text = self.tree.attrs["verdict"]
+        return ConvergenceVerdict.from_dict(json.loads(text)) if text else None
+
+    @cached_property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """The deployments, in the order of the deployment dim."""
+        fields = [
+            self.constant_data[f"deployment_{name}"].to_numpy() for name in Deployment._fields
+        ]
+        return tuple(
+            Deployment(str(gpu), str(model), int(tp), str(engine), str(precision))
+            for gpu, model, tp, engine, precision in zip(*fields, strict=True)
+        )
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Distinct GPU names."""
+        return tuple(sorted({deployment.gpu for deployment in self.deployments}))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Distinct LLM names."""
+        return tuple(sorted({deployment.model for deployment in self.deployments}))
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The bundled catalogue with the datasheets that the fit used on top."""
+        sheets = json.loads(self.tree.attrs["datasheets"])
+        return load_catalog().with_entries(
+            *(GPU.from_dict(entry) for entry in sheets["gpus"]),
+            *(LLM.from_dict(entry) for entry in sheets["llms"]),
+        )
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the posterior comes from: data, versions, seed, date, quarantine, device."""
+        attrs = dict(self.tree.attrs)
+        for name in ("versions", "quarantine"):
+            attrs[name] = json.loads(attrs[name])
+        for name in ("spec", "datasheets", "verdict"):
+            attrs.pop(name)
+        return attrs
+
+    @property
+    def unknown_names(self) -> tuple[str, ...]:
+        """GPUs and LLMs without a full datasheet: their prior was wider."""
+        gpus = [name for name in self.gpus if not self.catalog.gpu(name).is_known]
+        llms = [name for name in self.models if self.catalog.llm(name).active_b is None]
+        return (*gpus, *llms)
+
+    def find(
+        self,
+        gpu: str,
+        model: str,
+        *,
+        tp: int | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
+    ) -> Deployment:
+        """The one deployment of these properties; what is not given may be anything.
+
+        Raises
+        ------
+        UnknownDeploymentError
+            Where none fits (the message names the nearest) or several do (it lists them).
+        """
+        wanted = {"gpu": gpu, "model": model, "tp": tp, "engine": engine, "precision": precision}
+        found = [
+            deployment
+            for deployment in self.deployments
+            if all(value is None or getattr(deployment, name) == value
+                   for name, value in wanted.items())
+        ]  # fmt: skip
+        if len(found) == 1:
+            return found[0]
+        asked = "/".join(
+            f"tp{value}" if name == "tp" else str(value)
+            for name, value in wanted.items()
+            if value is not None
+        )
+        if found:
+            labels = [deployment.label for deployment in found]
+            raise UnknownDeploymentError(
+                f"got {asked}, which fits {len(found)} deployments ({_named(labels)}); add tp=,"
+                " engine= or precision= to choose one"
+            )
+        labels = [deployment.label for deployment in self.deployments]
+        nearest = difflib.get_close_matches(asked, labels, n=3, cutoff=0.0)
+        raise UnknownDeploymentError(
+            f"got {asked}, which this posterior does not hold; nearest: {', '.join(nearest)};"
+            " use one of these or cold_start a new one"
+        )
+
+    def draws(self, deployment: Deployment) -> DeploymentDraws:
+        """All posterior draws of one deployment, chains one after the other."""
+        if deployment not in self._draws:
+            position = self.deployments.index(deployment)
+            own = self.posterior.isel(deployment=position)
+            flat = {
+                name: own[name].to_numpy().ravel()
+                for name in (*PARAMETERS, "sigma", "nu")
+                if name in own
+            }
+            n = flat["sigma"].size
+            sigma, nu = flat.pop("sigma"), flat.pop("nu", np.full(n, np.inf))
+            w_1 = np.full(n, float(self.constant_data["w_1"][position]))
+            self._draws[deployment] = DeploymentDraws(
+                deployment, {**flat, "w_1": w_1}, sigma, nu, self.spec.likelihood
+            )
+        return self._draws[deployment]
+
+    @cached_property
+    def _draws(self) -> dict[Deployment, DeploymentDraws]:
+        """Draws already laid out; a cache, not state."""
+        return {}
+
+    def typical_context(self, deployment: Deployment) -> float:
+        """Median context positions per request that were measured; 0 where none were."""
+        position = self.deployments.index(deployment)
+        return float(self.constant_data["context_per_request"][position])
+
+    def latency(
+        self,
+        gpu: str,
+        model: str,
+        *,
+        batch_size: ArrayLike,
+        total_tokens: ArrayLike,
+        context_tokens: ArrayLike | None = None,
+        tp: int | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
+    ) -> LatencyDistribution:
+        """Predictive distribution of a step's latency.
+
+        Parameters
+        ----------
+        gpu, model : str
+            Names as in the log.
+        batch_size, total_tokens : array
+            Requests B and computed tokens S of the step; they broadcast.
+        context_tokens : array, optional
+            KV positions attended to, summed over requests. By default the deployment's typical
+            context per request times B.
+        tp, engine, precision : optional
+            Needed only where several deployments share GPU and LLM.
+
+        Raises
+        ------
+        UnknownDeploymentError, InputError
+            For a deployment that is not there, or an impossible step.
+        """
+        deployment = self.find(gpu, model, tp=tp, engine=engine, precision=precision)
+        batch = np.asarray(batch_size, dtype=float)
+        tokens = np.asarray(total_tokens, dtype=float)
+        if context_tokens is None:
+            context = self.typical_context(deployment) * batch
+        else:
+            context = np.asarray(context_tokens, dtype=float)
+        return LatencyDistribution(self.draws(deployment), batch, tokens, context)
+
+    def max_tokens(
+        self,
+        gpu: str,
+        model: str,
+        *,
+        batch_size: int,
+        sla_ms: float,
+        risk: float = 0.01,
+        confident: float | None = None,
+        context_tokens: float | None = None,
+        **where: Any,
+    ) -> int | None:
+        """Largest S with P(latency > SLA) <= risk for a given B; None where nothing fits.
+
+        Parameters
+        ----------
+        gpu, model, **where
+            The deployment, as in `find`.
+        batch_size : int
+            Requests in the step.
+        sla_ms : float
+            Milliseconds.
+        risk : float
+            Allowed probability of exceeding the SLA.
+        confident : float, optional
+            Ask that the upper credible bound of that probability, at this level, stays within the
+            risk.
+        context_tokens : float, optional
+            Context of the step; by default the typical context per request times B.
+        """
+        return self.feasible_tokens(
+            gpu,
+            model,
+            batch_size=batch_size,
+            sla_ms=sla_ms,
+            risk=risk,
+            confident=confident,
+            context_tokens=context_tokens,
+            **where,
+        ).largest
+
+    def feasible_tokens(
+        self, gpu: str, model: str, *, context_tokens: float | None = None, **query: Any
+    ) -> decisions.FeasibleSet:
+        """All S that fit for a given B; see `bayeslat.decisions.feasible_tokens`."""
+        draws, context, query = self._question(gpu, model, context_tokens, query)
+        return decisions.feasible_tokens(draws, **context, **query)
+
+    def feasible_batches(
+        self, gpu: str, model: str, *, context_tokens: float | None = None, **query: Any
+    ) -> decisions.FeasibleSet:
+        """All B that fit for a given S; see `bayeslat.decisions.feasible_batches`."""
+        draws, context, query = self._question(gpu, model, context_tokens, query)
+        return decisions.feasible_batches(draws, **context, **query)
+
+    def feasible_region(
+        self, gpu: str, model: str, *, context_tokens: float | None = None, **query: Any
+    ) -> decisions.FeasibleRegion:
+        """P(latency > SLA) over a grid; see `bayeslat.decisions.feasible_region`."""
+        draws, context, query = self._question(gpu, model, context_tokens, query)
+        return decisions.feasible_region(draws, **context, **query)
+
+    def _question(
+        self, gpu: str, model: str, context_tokens: float | None, query: dict[str, Any]
+    ) -> tuple[DeploymentDraws, dict[str, float], dict[str, Any]]:
+        """Split a query into draws, context and the rest."""
+        names = ("tp", "engine", "precision")
+        where = {name: query.pop(name) for name in names if name in query}
+        deployment = self.find(gpu, model, **where)
+        if context_tokens is None:
+            context = {"context_per_request": self.typical_context(deployment)}
+        else:
+            context = {"context_tokens": float(context_tokens)}
+        return self.draws(deployment), context, query
+
+    def identifiability(self) -> pd.DataFrame:
+        """Posterior against prior of every parameter and of the combinations that are pinned down.
+
+        See `bayeslat.identifiability.identifiability_table`.
+        """
+        names = self.spec.parameters
+        flat = self.posterior.stack(sample=("chain", "draw")).transpose("sample", ...)
+        after = {name: flat[name].to_numpy() for name in names}
+        design = fleet_design(self.deployments, self.catalog)
+        rng = np.random.default_rng(0)
+        mean, spread = prior_mean(self.spec, design), np.sqrt(marginal_variance(self.spec, design))
+        noise = rng.standard_normal((N_PRIOR_DRAWS, *mean.shape))
+        prior = np.exp(mean + spread * noise)
+        before = {name: prior[:, position] for position, name in enumerate(names)}
+        return identifiability_table(
+            {**after, **combinations(after, design.w_1)},
+            {**before, **combinations(before, design.w_1)},
+            [deployment.label for deployment in self.deployments],
+        )
+
+    def cold_start(
+        self,
+        new: GPU | LLM | Sequence[GPU | LLM],
+        *,
+        steps: Observations | pd.DataFrame | None = None,
+        deployments: Sequence[Deployment] | None = None,
+        sampler: str = "numpyro",
+        draws: int = 1000,
+        seed: int = 0,
+        progress: Callable[[str], None] | None = None,
+    ) -> Self:
+        """Posterior of deployments on a GPU, or of an LLM, that the fleet has not seen.
+
+        Parameters
+        ----------
+        new : GPU or LLM, or several
+            Datasheets of the newcomers; unknown values may be left out and widen the prediction.
+        steps : Observations or DataFrame, optional
+            A few steps of the newcomers to condition on.
+        deployments : sequence of Deployment, optional
+            What to predict; by default the steps' deployments and the newcomers crossed with the
+            fleet's combinations of the rest.
+        sampler, draws, seed, progress
+            As in `fit`; used only with steps.
+
+        Returns
+        -------
+        FleetPosterior
+            Of the new deployments alone. It cannot be cold-started again: ask the fleet.
+
+        Raises
+        ------
+        InputError
+            Where there is nothing to predict, or this posterior is itself a cold start.
+        """
+        if "intercept" not in self.posterior:
+            raise InputError(
+                "got a posterior that is itself a cold start, expected a fitted fleet; call"
+                " cold_start on the fleet with all the new entries"
+            )
+        entries = (new,) if isinstance(new, GPU | LLM) else tuple(new)
+        catalog = self.catalog.with_entries(*entries)
+        observations = _observations(steps, catalog) if steps is not None else None
+        targets = tuple(deployments) if deployments else self._newcomers(entries)
+        if observations is not None:
+            targets = tuple(dict.fromkeys((*observations.deployments, *targets)))
+        if not targets:
+            raise InputError(
+                "got no deployment to predict, expected new GPUs or LLMs, steps or deployments=;"
+                " give at least one"
+            )
+        targets = tuple(sorted(targets))
+        if observations is None:
+            found = predicted_newcomers(self.posterior, self.spec, targets, catalog, seed=seed)
+        else:
+            settings = SamplerSettings(draws=draws, seed=seed)
+            check_settings(sampler, settings)
+            found = conditioned_newcomers(
+                self.posterior,
+                self.spec,
+                targets,
+                catalog,
+                observations,
+                sampler=sampler,
+                settings=settings,
+                report=progress or _silent,
+            )
+        return type(self)(self._newcomer_tree(found, observations, catalog, seed, sampler))
+
+    def _newcomers(self, entries: Sequence[GPU | LLM]) -> tuple[Deployment, ...]:
+        """New GPUs and LLMs crossed with the fleet's combinations of the other properties."""
+        gpus = [entry.name for entry in entries if isinstance(entry, GPU)]
+        llms = [entry.name for entry in entries if isinstance(entry, LLM)]
+        found = []
+        for deployment in self.deployments:
+            for gpu in gpus or [deployment.gpu]:
+                for llm in llms or [deployment.model]:
+                    found.append(deployment._replace(gpu=gpu, model=llm))
+        return tuple(dict.fromkeys(found)) if entries else ()
+
+    def _newcomer_tree(
+        self,
+        found: Newcomers,
+        observations: Observations | None,
+        catalog: Catalog,
+        seed: int,
+        sampler: str,
+    ) -> xr.DataTree:
+        summary = row_summary(
+            observations, found.design, float(self.constant_data["context_per_request"].median())
+        )
+        groups = {"posterior": found.posterior, "constant_data": summary}
+        if found.sampled is not None:
+            groups["sample_stats"] = found.sampled.sample_stats
+        tree = xr.DataTree.from_dict(groups)
+        tree.attrs = provenance(
+            observations, self.spec, found.design, catalog, seed=seed, sampler=sampler
+        )
+        verdict = found.sampled.verdict.to_dict() if found.sampled is not None else None
+        tree.attrs["verdict"] = json.dumps(verdict) if verdict else ""
+        tree.attrs["parent"] = self.tree.attrs["data_fingerprint"]
+        return tree
+
+    def save(self, path: str | Path) -> None:
+        """Write the posterior to a netCDF file, all or nothing.
+
+        An existing file stays as it is until the new one is complete.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise InputError(
+                f"got {path}, expected an existing folder {path.parent}; create it first"
+            )
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        try:
+            self.tree.to_netcdf(name, engine="h5netcdf")
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def fit(
+    steps: Observations | pd.DataFrame,
+    spec: ModelSpec | None = None,
+    *,
+    catalog: Catalog | None = None,
+    sampler: str = "numpyro",
+    draws: int = 1000,
+    tune: int = 300,
+    chains: int = 4,
+    target_accept: float = 0.8,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+    progress_bar: bool = False,
+) -> FleetPosterior:
+    """Fit the hierarchical throughput-saturation model to step logs.
+
+    Parameters
+    ----------
+    steps : Observations or DataFrame
+        From `read_steps`, or a steps table.
+    spec : ModelSpec, optional
+        Terms, likelihood and priors.
+    catalog : Catalog, optional
+        Datasheets; the bundled ones by default.
+    sampler : str
+        ``"numpyro"`` (default), ``"nutpie"`` or ``"blackjax"``.
+    draws, tune, chains, target_accept, seed
+        Of the sampler. Runs on an accelerator where JAX sees one.
+    progress : callable, optional
+        Told in a few words what begins.
+    progress_bar : bool
+        Show the sampler's own bar.
+
+    Returns
+    -------
+    FleetPosterior
+        With its convergence verdict; a failed one raises nothing here, look at ``.verdict``.
+
+    Raises
+    ------
+    InputError
+        For steps or settings that cannot be used.
+    """
+    catalog = catalog or load_catalog()
+    settings = SamplerSettings(
+        draws=draws,
+        tune=tune,
+        chains=chains,
+        target_accept=target_accept,
+        seed=seed,
+        progress=progress_bar,
+    )
+    check_settings(sampler, settings)
+    tree = sample_fleet(
+        _observations(steps, catalog),
+        spec,
+        catalog,
+        sampler=sampler,
+        settings=settings,
+        report=progress or _silent,
+    )
+    return FleetPosterior(tree)
+
+
+def load(path: str | Path) -> FleetPosterior:
+    """Read a posterior that `FleetPosterior.save` wrote.
+
+    Raises
+    ------
+    PosteriorFileError
+        For a missing or damaged file, one that is no posterior, or one of another schema.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PosteriorFileError(f"got {path}, expected a saved posterior; no such file")
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as stored:
+            tree = stored.load()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise PosteriorFileError(
+            f"got {path}, expected a saved posterior, but it is damaged or no netCDF file"
+            f" ({type(error).__name__}); save it again"
+        ) from error
+    missing = {"spec", "schema_version", "verdict"} - set(tree.attrs)
+    if missing or "posterior" not in tree.children:
+        raise PosteriorFileError(
+            f"got {path}, a netCDF file without a bayeslat posterior; expected one that"
+            " FleetPosterior.save wrote"
+        )
+    version = int(tree.attrs["schema_version"])
+    if version != SCHEMA_VERSION:
+        raise PosteriorFileError(
+            f"got {path} of schema version {version}, expected {SCHEMA_VERSION}; fit again or"
+            " use the release that wrote it"
+        )
+    return FleetPosterior(tree)
+
+
+def _observations(steps: Observations | pd.DataFrame, catalog: Catalog) -> Observations:
+    return steps if isinstance(steps, Observations) else validate_steps(steps, catalog=catalog)
+
+
+def _named(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:MAX_NAMED])
+    return shown if len(labels) <= MAX_NAMED else f"{shown}, ..."
+
+
+def _silent(_: str) -> None:
+    """Report nothing."""
