@@ -1,5 +1,6 @@
 """One look for all pictures: colours that colour-blind readers tell apart, panels, titles."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any, Final
@@ -8,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bayeslat.simulate.fleet import ENGINE as SIMULATED
 
@@ -106,11 +107,17 @@ def label_outer(grid: Sequence[Axes], x: str, y: str) -> None:
 
 
 def plain_log_ticks(axis: Axis, low: float, high: float) -> None:
-    """Few ticks with plain numbers on a log axis that spans little."""
-    narrow = high / low < 20.0
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=5))
+    """Two to four ticks with plain numbers on a log axis that shows `low` to `high`."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    round_numbers = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
+    ticks = [value for value in round_numbers if low <= value <= high]
+    if len(ticks) < 2:
+        ticks = [float(f"{low:.2g}"), float(f"{high:.2g}")]
+    while len(ticks) > 4:
+        ticks = ticks[:: math.ceil(len(ticks) / 4)]
+    axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def heading(title: str, *, names: Sequence[str] = (), simulated: bool = False) -> str:

@@ -1,0 +1,201 @@
+"""Commands about newcomers and the whole: cold-start, report, demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from bayeslat.cli.output import (
+    CatalogOption,
+    EngineOption,
+    JsonOption,
+    PosteriorArgument,
+    PrecisionOption,
+    SeedOption,
+    TpOption,
+    as_json,
+    check_output,
+    say,
+    show_verdict,
+    stderr,
+    verdict_dict,
+    working,
+)
+from bayeslat.errors import InputError
+
+__all__ = ["cold_start", "demo", "report"]
+
+
+def cold_start(
+    posterior: PosteriorArgument,
+    name: Annotated[
+        str | None, typer.Option("--name", help="New GPU; in the catalogue, or with its numbers.")
+    ] = None,
+    peak_tflops: Annotated[
+        float | None, typer.Option("--peak-tflops", help="Dense bf16 TFLOP/s.")
+    ] = None,
+    bandwidth_tbs: Annotated[
+        float | None, typer.Option("--bandwidth-tbs", help="Memory bandwidth, TB/s.")
+    ] = None,
+    memory_gb: Annotated[float | None, typer.Option("--memory-gb", help="Memory, GB.")] = None,
+    llm: Annotated[
+        list[str] | None, typer.Option("--llm", help="New LLM of the catalogue; repeatable.")
+    ] = None,
+    steps: Annotated[
+        Path | None, typer.Option("--steps", help="A few measured steps of the newcomer.")
+    ] = None,
+    catalog: CatalogOption = None,
+    out: Annotated[Path, typer.Option("--out", help="Posterior to write.")] = Path("new.nc"),
+    seed: SeedOption = 0,
+    allow_unconverged: Annotated[
+        bool,
+        typer.Option("--allow-unconverged", help="Save and exit 0 though the verdict failed."),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Predict a GPU or an LLM that the fleet has never seen, from its datasheet and a few steps.
+
+    [bold]Example:[/bold] bayeslat cold-start fleet.nc --name H200 --peak-tflops 989
+    --bandwidth-tbs 4.8 --memory-gb 141 --out h200.nc
+    """
+    check_output(out, ".nc")
+    if name is None and not llm and steps is None:
+        raise InputError(
+            "got no newcomer, expected --name of a GPU, --llm or --steps; give at least one"
+        )
+    numbers = {
+        "peak_tflops": peak_tflops,
+        "bandwidth_tbs": bandwidth_tbs,
+        "memory_gb": memory_gb,
+    }
+    given = {key: value for key, value in numbers.items() if value is not None}
+    if given and name is None:
+        raise InputError(f"got {', '.join(given)} without --name, expected the GPU's name; add it")
+    from bayeslat.inference.devices import prepare_devices
+
+    prepare_devices(4)
+    from bayeslat.catalog import GPU, LLM, load_catalog
+    from bayeslat.observations import read_steps
+    from bayeslat.posterior import load
+
+    fleet = load(posterior)
+    sheets = load_catalog(catalog) if catalog is not None else fleet.catalog
+    entries: list[GPU | LLM] = [sheets.llm(item) for item in llm or ()]
+    if name is not None:
+        known = sheets.gpu(name).to_dict()
+        entries.insert(0, GPU.from_dict({**known, **given, "name": name}))
+    sheets = sheets.with_entries(*entries)
+    observations = read_steps(steps, catalog=sheets) if steps is not None else None
+    if observations is not None:
+        say(escape(observations.quarantine.summary()), quiet=json)
+        named = {entry.name for entry in entries}
+        entries += [sheets.gpu(g) for g in {d.gpu for d in observations.deployments} - named]
+        entries += [sheets.llm(m) for m in {d.model for d in observations.deployments} - named]
+    with working("predicting the newcomer") as tell:
+        new = fleet.cold_start(
+            entries,
+            steps=observations,
+            deployments=observations.deployments if observations is not None else None,
+            seed=seed,
+            progress=tell,
+        )
+    passed = new.verdict is None or new.verdict.passed
+    saved = passed or allow_unconverged
+    if saved:
+        new.save(out)
+    labels = [deployment.label for deployment in new.deployments]
+    if json:
+        as_json(
+            {
+                "saved": out if saved else None,
+                "deployments": labels,
+                "unknown_names": list(new.unknown_names),
+                "n_steps": len(observations) if observations is not None else 0,
+                "verdict": verdict_dict(new),
+            }
+        )
+    else:
+        show_verdict(new)
+        if new.unknown_names:
+            say(f"[yellow]no full datasheet: {escape(', '.join(new.unknown_names))}[/yellow]")
+        for label in labels:
+            say(escape(label))
+        say(f"saved to {out}" if saved else f"[red]not saved[/red] to {out}: see the verdict")
+    if not saved:
+        stderr.print("error: sampling did not converge; give more steps or --allow-unconverged")
+        raise typer.Exit(1)
+
+
+def report(
+    posterior: PosteriorArgument,
+    steps: Annotated[
+        Path | None, typer.Option("--steps", help="Measured steps, for fit and checks.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="HTML file.")] = Path("report.html"),
+    format: Annotated[str, typer.Option("--format", help="Format of the log.")] = "auto",
+    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU, if the log is silent.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="LLM, if the log is silent.")] = None,
+    tp: TpOption = None,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
+    sla_ms: Annotated[float, typer.Option("--sla-ms", help="Limit in milliseconds.")] = 50.0,
+    risk: Annotated[float, typer.Option("--risk", help="Admitted probability.")] = 0.01,
+    json: JsonOption = False,
+) -> None:
+    """Write one self-contained HTML page about a posterior.
+
+    [bold]Example:[/bold] bayeslat report fleet.nc --steps steps.csv --out report.html
+    """
+    check_output(out, ".html")
+    from bayeslat.observations import read_steps
+    from bayeslat.posterior import load
+    from bayeslat.report import write_report
+
+    fleet = load(posterior)
+    observations = None
+    if steps is not None:
+        observations = read_steps(
+            steps,
+            format=format,
+            gpu=gpu,
+            model=model,
+            tp=tp,
+            engine=engine,
+            precision=precision,
+            catalog=fleet.catalog,
+        )
+    with working("drawing"):
+        write_report(fleet, out, observations=observations, sla_ms=sla_ms, risk=risk)
+    show_verdict(fleet, quiet=json)
+    say(f"written to {out}", quiet=json)
+    if json:
+        as_json({"report": out, "verdict": verdict_dict(fleet)})
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer steps and seconds: a smoke test.")
+    ] = False,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Simulate a fleet, fit it, ask it, measure this machine, cold-start it, write a report.
+
+    [bold]Example:[/bold] bayeslat demo --out demo
+    """
+    from bayeslat.inference.devices import prepare_devices
+
+    prepare_devices(4)
+    from bayeslat.demo import run_demo
+
+    with working("starting") as tell:
+        result = run_demo(
+            out, quick=quick, seed=seed, progress=tell, say=lambda text: say(text, quiet=json)
+        )
+    if json:
+        as_json(result.to_dict())
+    if not result.passed:
+        stderr.print("error: a convergence verdict failed; see above")
+        raise typer.Exit(1)
