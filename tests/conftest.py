@@ -1,12 +1,17 @@
 """Settings and fixtures that every test shares."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import matplotlib
 import pytest
 
+if TYPE_CHECKING:
+    import bayeslat as bl
+
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 4)
 matplotlib.use("Agg")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -18,3 +23,30 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"recorded step logs are not at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_steps() -> "bl.Observations":
+    """Simulated steps of two deployments, 60 each."""
+    import bayeslat as bl
+
+    simulated = bl.simulate_fleet(
+        gpus=("A100-80GB", "H100-80GB"), models=("llama-7b",), rows_per_deployment=60
+    )
+    return bl.validate_steps(simulated.steps, source="tiny fleet")
+
+
+@pytest.fixture(scope="session")
+def tiny_fleet(tiny_steps: "bl.Observations") -> "bl.FleetPosterior":
+    """A fitted fleet of two deployments, for whoever needs a posterior and not its numbers."""
+    import bayeslat as bl
+
+    return bl.fit(tiny_steps, draws=400, tune=200)
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tiny_fleet: "bl.FleetPosterior", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny fleet, saved."""
+    path = tmp_path_factory.mktemp("fleet") / "fleet.nc"
+    tiny_fleet.save(path)
+    return path
