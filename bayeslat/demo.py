@@ -277,6 +277,16 @@ def _ask(fleet: FleetPosterior, truth: SimulatedFleet, say: Say) -> tuple[dict[s
             against = true[name]
             say(f"      {name:<34} {shown:<34} truth {_number(against)}")
         answers.append({**question._asdict(), "predicted": predicted, "truth": true})
+    held = [
+        value.lower <= answer["truth"][name] <= value.upper
+        for answer in answers
+        for name, value in answer["predicted"].items()
+        if isinstance(value, Estimate)
+    ]
+    say(
+        f"   {sum(held)} of {len(held)} intervals hold the truth: the simulated engine does not"
+        " follow the formula, and an interval knows only of the parameters"
+    )
     return tuple(answers)
 
 
