@@ -63,7 +63,9 @@ def plot_exceedance(
         axes.set_yscale("log", base=2)
     label_outer(grid, "batch size B (requests)", "total tokens S")
     if filled is not None:
-        bar = figure.colorbar(filled, ax=grid, format="%g", shrink=0.8, spacing="uniform")
+        bar = figure.colorbar(
+            filled, ax=grid, format="%g", shrink=0.8, aspect=30, spacing="uniform"
+        )
         bar.set_label(f"P(T > {sla_ms:g} ms); red line: {100 * risk:g} %")
         bar.ax.axhline(risk, color=ACCENT, lw=2.0)
     title = title or f"Probability that a step takes longer than {sla_ms:g} ms"
