@@ -112,7 +112,7 @@ class FleetPosterior:
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the posterior comes from: data, versions, seed, date, quarantine, device."""
-        attrs = dict(self.tree.attrs)
+        attrs = {str(name): value for name, value in self.tree.attrs.items()}
         for name in ("versions", "quarantine"):
             attrs[name] = json.loads(attrs[name])
         for name in ("spec", "datasheets", "verdict"):
@@ -301,13 +301,13 @@ class FleetPosterior:
 
     def _question(
         self, gpu: str, model: str, context_tokens: float | None, query: dict[str, Any]
-    ) -> tuple[DeploymentDraws, dict[str, float], dict[str, Any]]:
+    ) -> tuple[DeploymentDraws, dict[str, Any], dict[str, Any]]:
         """Split a query into draws, context and the rest."""
         names = ("tp", "engine", "precision")
         where = {name: query.pop(name) for name in names if name in query}
         deployment = self.find(gpu, model, **where)
         if context_tokens is None:
-            context = {"context_per_request": self.typical_context(deployment)}
+            context: dict[str, Any] = {"context_per_request": self.typical_context(deployment)}
         else:
             context = {"context_tokens": float(context_tokens)}
         return self.draws(deployment), context, query
@@ -464,7 +464,7 @@ def fit(
     draws: int = 1000,
     tune: int = 300,
     chains: int = 4,
-    target_accept: float = 0.8,
+    target_accept: float = 0.9,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
     progress_bar: bool = False,

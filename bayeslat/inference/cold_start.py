@@ -126,6 +126,7 @@ def conditioned_newcomers(
         sampler=sampler,
         settings=settings,
         report=report,
+        max_pilots=0,  # few parameters under a Gaussian prior: the Laplace map is good
     )
     log_sigma = _predicted_log_sigma(fleet, len(design.deployments), rng)
     values = _spread_news(sampled.values, log_parameters, log_sigma, measured, spec, design, rng)

@@ -60,7 +60,7 @@ class Coordinates:
 
     def to_log_parameters(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Coordinates to log-parameters, with the log-determinant of the Jacobian."""
-        row = dict(zip(self.parameters, z, strict=True))
+        row: dict[str, jax.Array] = dict(zip(self.parameters, z, strict=True))
         log_jacobian = jnp.zeros(())
         for position, name in enumerate(self.parameters):
             if name in STRAIGHTENED:
@@ -69,16 +69,16 @@ class Coordinates:
                 row[name] = jnp.log(self.resolution[position]) + log_soft
         log_a = row["P_max"]
         if "tau_S" in row:
-            share = _share(row["tau_S"], self._sharpness("tau_S"))
+            share = _share(row["tau_S"], jnp.asarray(self._sharpness("tau_S")))
             row["tau_S"] = row["P_max"] + share.log
             log_a = row["P_max"] + share.log_rest
             log_jacobian += jnp.sum(share.log_slope)
-        share = _share(row["k_S"], self._sharpness("k_S"))
+        share = _share(row["k_S"], jnp.asarray(self._sharpness("k_S")))
         log_floor = row["tau_0"]
         row["tau_0"] = log_floor + share.log
         row["k_S"] = log_a - log_floor - share.log_rest
         log_jacobian += jnp.sum(share.log_slope)
-        row["P_max"] = self.log_w_1 - log_a
+        row["P_max"] = jnp.asarray(self.log_w_1) - log_a
         if "w_0" in row:
             row["w_0"] = row["w_0"] + row["P_max"]
         return jnp.stack([row[name] for name in self.parameters]), log_jacobian
@@ -118,7 +118,7 @@ class _Share(NamedTuple):
     """Logarithm of d logit(share) / d coordinate."""
 
 
-def _share(v: jax.Array, sharpness: Array) -> _Share:
+def _share(v: jax.Array, sharpness: jax.Array) -> _Share:
     up, down = _log_softplus(v), _log_softplus(sharpness - v)
     total = jnp.logaddexp(up, down)
     slope = jnp.logaddexp(jax.nn.log_sigmoid(v) - up, jax.nn.log_sigmoid(sharpness - v) - down)
@@ -131,7 +131,7 @@ def _share_coordinate(logit: Array, sharpness: Array) -> Array:
     high = sharpness + np.maximum(logit, 0.0) + 50.0
     for _ in range(N_BISECTIONS):
         middle = 0.5 * (low + high)
-        found = _share(jnp.asarray(middle), sharpness)
+        found = _share(jnp.asarray(middle), jnp.asarray(sharpness))
         below = np.asarray(found.log - found.log_rest) < logit
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     return 0.5 * (low + high)

@@ -245,8 +245,8 @@ def term_resolution(
             log_tau_s = theta[index["tau_S"]]
             log_slope = np.logaddexp(log_tau_s, log_a)
             shares["tau_S"] = np.exp(log_tau_s - log_slope) * log_sd["tau_S"]
-        for name, share in shares.items():
-            resolution[index[name], d] = np.clip(share, 1e-3, 1.0)
+        for slot, share in shares.items():
+            resolution[index[slot], d] = np.clip(share, 1e-3, 1.0)
     return resolution
 
 

@@ -76,6 +76,7 @@ def sample_model(
     sampler: str,
     settings: SamplerSettings,
     report: Report,
+    max_pilots: int = MAX_PILOTS,
 ) -> SampledModel:
     """Sample a model whose free variables include ``log_parameters`` and ``log_sigma``.
 
@@ -89,10 +90,12 @@ def sample_model(
         Of the run that counts.
     report : callable
         Told in a few words what begins.
+    max_pilots : int
+        Most pilot runs; none where the Laplace map is good enough to begin with.
     """
     check_settings(sampler, settings)
     prepare_devices(settings.chains)
-    seeds = iter(np.random.SeedSequence(settings.seed).generate_state(MAX_PILOTS + 3).tolist())
+    seeds = iter(np.random.SeedSequence(settings.seed).generate_state(max_pilots + 3).tolist())
     report("least squares from many starts, joint mode")
     geometry = laplace_geometry(
         model, observations, parameters, w_1, mean=mean, variance=variance, seed=next(seeds)
@@ -103,7 +106,7 @@ def sample_model(
         draws = SAMPLERS[sampler](geometry.log_density, geometry.dim, now)
         return _labelled(model, geometry, draws, now.max_depth), draws
 
-    for number in range(1, MAX_PILOTS + 1):
+    for number in range(1, max_pilots + 1):
         report(f"pilot {number}: {PILOT_DRAWS} draws")
         pilot, draws = run(geometry, draws=PILOT_DRAWS)
         geometry = recentred(geometry, draws.position)

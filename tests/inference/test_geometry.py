@@ -1,0 +1,81 @@
+"""The walk changes no posterior: its log-density is the model's, Jacobian included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bayeslat.catalog import load_catalog
+from bayeslat.inference.density import flat_density
+from bayeslat.inference.geometry import Geometry, laplace_geometry, recentred
+from bayeslat.model import ModelSpec, build_model
+from bayeslat.model.design import fleet_design
+from bayeslat.model.pooling import marginal_variance, prior_mean
+
+
+@pytest.fixture(scope="module")
+def model(tiny_steps):
+    return build_model(tiny_steps)
+
+
+@pytest.fixture(scope="module")
+def geometry(tiny_steps, model) -> Geometry:
+    spec, design = ModelSpec(), fleet_design(tiny_steps.deployments, load_catalog())
+    return laplace_geometry(
+        model,
+        tiny_steps,
+        spec.parameters,
+        design.w_1,
+        mean=prior_mean(spec, design),
+        variance=marginal_variance(spec, design),
+        seed=0,
+    )
+
+
+def test_flat_density_is_the_log_density_of_the_model(model):
+    density = flat_density(model)
+    point = model.initial_point()
+    rng = np.random.default_rng(0)
+    flat = density.initial + 0.05 * rng.standard_normal(density.dim)
+    moved = {
+        name: flat[where].reshape(np.shape(point[name])) for name, where in density.slices().items()
+    }
+    found = density.prior(jnp.asarray(flat)) + density.likelihood(jnp.asarray(flat))
+    assert float(found) == pytest.approx(float(model.compile_logp()(moved)), rel=1e-10)
+
+
+def test_log_density_differs_from_the_model_by_the_jacobian_alone(geometry):
+    def flat(u):
+        y = jnp.asarray(geometry.centre) + jnp.asarray(geometry.factor) @ u
+        return geometry.flatten(y)[0]
+
+    differences = []
+    for seed in range(4):
+        u = jnp.asarray(0.5 * np.random.default_rng(seed).standard_normal(geometry.dim))
+        model_log_density = geometry.density.prior(flat(u)) + geometry.density.likelihood(flat(u))
+        _, log_jacobian = np.linalg.slogdet(np.asarray(jax.jacfwd(flat)(u)))
+        differences.append(float(geometry.log_density(u) - model_log_density - log_jacobian))
+    np.testing.assert_allclose(differences, differences[0], atol=1e-6)
+
+
+def test_hessian_is_that_of_autodiff(geometry):
+    def total(y):
+        return geometry.log_prior(y) + geometry.log_likelihood(y)
+
+    expected = jax.hessian(total)(jnp.asarray(geometry.centre))
+    np.testing.assert_allclose(geometry.hessian(geometry.centre), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_laplace_whitens_the_curvature(geometry):
+    white = geometry.factor.T @ -geometry.hessian(geometry.centre) @ geometry.factor
+    where = geometry.density.slices()["log_parameters"]
+    eigenvalues = np.linalg.eigvalsh(white[where, where])
+    assert 0.05 < eigenvalues.min() and eigenvalues.max() < 20.0
+
+
+def test_recentred_map_is_centred_at_the_pilot_mean(geometry):
+    draws = 0.3 * np.random.default_rng(0).standard_normal((2, 50, geometry.dim))
+    moved = recentred(geometry, draws)
+    expected = geometry.to_coordinates(draws).reshape(-1, geometry.dim).mean(axis=0)
+    np.testing.assert_allclose(moved.centre, expected)
+    assert np.linalg.matrix_rank(moved.factor) == geometry.dim
