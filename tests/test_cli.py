@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -74,22 +75,56 @@ def test_simulate_writes_steps(run, tmp_path):
     assert set(bl.read_steps(out).to_frame()["engine"]) == {"simulated"}
 
 
-def test_fit_saves_what_passed_and_refuses_what_did_not(run, steps_file, tmp_path):
+def test_fit_saves_an_unconverged_posterior_only_when_allowed(run, steps_file, tmp_path):
     # Twelve draws cannot pass: the failed verdict is certain.
     out = tmp_path / "fleet.nc"
-    short = ["fit", steps_file, "--out", out, "--draws", 12, "--tune", 20]
-    code, text, err = run(*short)
-    assert code == 1
-    assert not out.exists()
-    assert "NOT converged" in text
-    assert "not saved" in text
-    assert "did not converge" in err
-    code, text, _ = run(*short, "--allow-unconverged", "--json")
+    code, text, _ = run(
+        "fit", steps_file, "--out", out, "--draws", 12, "--tune", 20, "--allow-unconverged",
+        "--json",
+    )  # fmt: skip
     answer = json.loads(text)
     assert code == 0
     assert answer["verdict"]["passed"] is False
     assert [item["n_rows"] for item in answer["deployments"]] == [60, 60]
-    assert bl.load(out).deployments == bl.load(answer["saved"]).deployments
+    assert len(bl.load(out).deployments) == 2
+
+
+@pytest.mark.parametrize("json_wanted", [False, True])
+def test_failed_verdict_saves_nothing_and_exits_one(
+    run, steps_file, tmp_path, tiny_fleet, monkeypatch, json_wanted
+):
+    tree = tiny_fleet.tree.copy()
+    failed = dataclasses.replace(tiny_fleet.verdict, max_rhat=1.7)
+    tree.attrs["verdict"] = json.dumps(failed.to_dict())
+    monkeypatch.setattr("bayeslat.posterior.fit", lambda *_, **__: bl.FleetPosterior(tree))
+    out = tmp_path / "fleet.nc"
+    code, text, err = run("fit", steps_file, "--out", out, *(["--json"] if json_wanted else []))
+    assert code == 1
+    assert not out.exists()
+    assert "did not converge" in err
+    if json_wanted:
+        assert json.loads(text)["saved"] is None
+    else:
+        assert "NOT converged" in text
+        assert "not saved" in text
+
+
+def test_fit_prints_quarantine_verdict_and_deployments(
+    run, steps_file, tmp_path, tiny_fleet, monkeypatch
+):
+    passed = dataclasses.replace(
+        tiny_fleet.verdict, max_rhat=1.0, min_ess_bulk=1e4, min_ess_tail=1e4, divergences=0
+    )
+    tree = tiny_fleet.tree.copy()
+    tree.attrs["verdict"] = json.dumps(passed.to_dict())
+    monkeypatch.setattr("bayeslat.posterior.fit", lambda *_, **__: bl.FleetPosterior(tree))
+    out = tmp_path / "fleet.nc"
+    code, text, _ = run("fit", steps_file, "--out", out)
+    assert code == 0
+    assert "120 rows read, 120 kept" in text
+    assert "converged: R-hat" in text
+    assert "H100-80GB/llama-7b/tp1/simulated" in text
+    assert out.exists()
 
 
 def test_query_agrees_with_the_posterior(run, tiny_file, tiny_fleet):
