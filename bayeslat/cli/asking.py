@@ -173,18 +173,17 @@ def invert(
         "context_per_request": fleet.typical_context(deployment),
     }
     caveats = _caveats(fleet, deployment, (math.nan,) * 3)
-    if not json:
-        _introduce(fleet, answer, caveats)
+    shown: str | Table
     if batch_size is not None:
         tokens = fleet.feasible_tokens(**question, batch_size=batch_size)
         caveats += _beyond(fleet, deployment, "total_tokens", tokens.largest)
         found = {"batch_size": batch_size, "total_tokens": _set_dict(tokens)}
-        text = _sentence(tokens, "total tokens S", f"B = {batch_size}")
+        shown = _sentence(tokens, "total tokens S", f"B = {batch_size}")
     elif total_tokens is not None:
         batches = fleet.feasible_batches(**question, total_tokens=total_tokens)
         caveats += _beyond(fleet, deployment, "batch_size", batches.largest)
         found = {"total_tokens": total_tokens, "batch_size": _set_dict(batches)}
-        text = _sentence(batches, "batch sizes B", f"S = {total_tokens}")
+        shown = _sentence(batches, "batch sizes B", f"S = {total_tokens}")
     else:
         region = fleet.feasible_region(
             **question, batch_sizes=REGION_BATCHES, total_tokens=REGION_TOKENS
@@ -195,14 +194,12 @@ def invert(
             "probability": region.probability.tolist(),
             "feasible": region.feasible.tolist(),
         }
-        text = ""
-        if not json:
-            stdout.print(_region_table(region))
+        shown = _region_table(region)
     if json:
         as_json({**answer, **found, "caveats": caveats, "verdict": verdict_dict(fleet)})
-    elif text:
-        say(text)
-        _say_caveats([line for line in caveats if "measured up to" in line])
+        return
+    _introduce(fleet, answer, caveats)
+    stdout.print(shown)
 
 
 def _introduce(fleet: "FleetPosterior", answer: dict[str, Any], caveats: list[str]) -> None:

@@ -166,11 +166,14 @@ def fit(
 
     prepare_devices(chains)
     from bayeslat.catalog import load_catalog
+    from bayeslat.inference.run import check_settings
+    from bayeslat.inference.samplers import SamplerSettings
     from bayeslat.model.spec import DEFAULT_TERMS, ModelSpec
     from bayeslat.observations import read_steps
     from bayeslat.posterior import fit as fit_fleet
 
     chosen = DEFAULT_TERMS if terms is None else tuple(t.strip() for t in terms.split(",") if t)
+    check_settings(sampler, SamplerSettings(draws=draws, tune=tune, chains=chains))
     spec = ModelSpec(terms=chosen, likelihood=likelihood)
     sheets = load_catalog(catalog)
     observations = read_steps(
@@ -268,5 +271,9 @@ def _fit_summary(
 
 def _bar() -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=stderr
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=stderr,
+        transient=True,
     )
