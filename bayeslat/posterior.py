@@ -2,8 +2,6 @@
 
 import difflib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,20 +15,24 @@ from numpy.typing import ArrayLike
 
 from bayeslat import decisions
 from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
-from bayeslat.errors import InputError, PosteriorFileError, UnknownDeploymentError
+from bayeslat.errors import InputError, UnknownDeploymentError
 from bayeslat.identifiability import combinations, identifiability_table
-from bayeslat.inference.cold_start import Newcomers, conditioned_newcomers, predicted_newcomers
+from bayeslat.inference.cold_start import (
+    conditioned_newcomers,
+    newcomer_tree,
+    predicted_newcomers,
+)
 from bayeslat.inference.convergence import ConvergenceVerdict
 from bayeslat.inference.fit import sample_fleet
 from bayeslat.inference.run import check_settings
 from bayeslat.inference.samplers import SamplerSettings
-from bayeslat.inference.tree import provenance, row_summary
 from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import marginal_variance, prior_mean
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations, validate_steps
 from bayeslat.predictive import DeploymentDraws, LatencyDistribution
-from bayeslat.schema import PARAMETERS, SCHEMA_VERSION, Deployment
+from bayeslat.schema import PARAMETERS, Deployment
+from bayeslat.storage import load_tree, save_tree
 
 __all__ = ["FleetPosterior", "fit", "load"]
 
@@ -399,7 +401,12 @@ class FleetPosterior:
                 settings=settings,
                 report=progress or _silent,
             )
-        return type(self)(self._newcomer_tree(found, observations, catalog, seed, sampler))
+        context = float(self.constant_data["context_per_request"].median())
+        tree = newcomer_tree(
+            found, observations, self.spec, catalog, context, seed=seed, sampler=sampler
+        )
+        tree.attrs["parent"] = self.tree.attrs["data_fingerprint"]
+        return type(self)(tree)
 
     def _newcomers(self, entries: Sequence[GPU | LLM]) -> tuple[Deployment, ...]:
         """New GPUs and LLMs crossed with the fleet's combinations of the other properties."""
@@ -412,47 +419,12 @@ class FleetPosterior:
                     found.append(deployment._replace(gpu=gpu, model=llm))
         return tuple(dict.fromkeys(found)) if entries else ()
 
-    def _newcomer_tree(
-        self,
-        found: Newcomers,
-        observations: Observations | None,
-        catalog: Catalog,
-        seed: int,
-        sampler: str,
-    ) -> xr.DataTree:
-        summary = row_summary(
-            observations, found.design, float(self.constant_data["context_per_request"].median())
-        )
-        groups = {"posterior": found.posterior, "constant_data": summary}
-        if found.sampled is not None:
-            groups["sample_stats"] = found.sampled.sample_stats
-        tree = xr.DataTree.from_dict(groups)
-        tree.attrs = provenance(
-            observations, self.spec, found.design, catalog, seed=seed, sampler=sampler
-        )
-        verdict = found.sampled.verdict.to_dict() if found.sampled is not None else None
-        tree.attrs["verdict"] = json.dumps(verdict) if verdict else ""
-        tree.attrs["parent"] = self.tree.attrs["data_fingerprint"]
-        return tree
-
     def save(self, path: str | Path) -> None:
         """Write the posterior to a netCDF file, all or nothing.
 
         An existing file stays as it is until the new one is complete.
         """
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise InputError(
-                f"got {path}, expected an existing folder {path.parent}; create it first"
-            )
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        try:
-            self.tree.to_netcdf(name, engine="h5netcdf")
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        save_tree(self.tree, Path(path))
 
 
 def fit(
@@ -527,30 +499,7 @@ def load(path: str | Path) -> FleetPosterior:
     PosteriorFileError
         For a missing or damaged file, one that is no posterior, or one of another schema.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise PosteriorFileError(f"got {path}, expected a saved posterior; no such file")
-    try:
-        with xr.open_datatree(path, engine="h5netcdf") as stored:
-            tree = stored.load()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise PosteriorFileError(
-            f"got {path}, expected a saved posterior, but it is damaged or no netCDF file"
-            f" ({type(error).__name__}); save it again"
-        ) from error
-    missing = {"spec", "schema_version", "verdict"} - set(tree.attrs)
-    if missing or "posterior" not in tree.children:
-        raise PosteriorFileError(
-            f"got {path}, a netCDF file without a bayeslat posterior; expected one that"
-            " FleetPosterior.save wrote"
-        )
-    version = int(tree.attrs["schema_version"])
-    if version != SCHEMA_VERSION:
-        raise PosteriorFileError(
-            f"got {path} of schema version {version}, expected {SCHEMA_VERSION}; fit again or"
-            " use the release that wrote it"
-        )
-    return FleetPosterior(tree)
+    return FleetPosterior(load_tree(Path(path)))
 
 
 def _observations(steps: Observations | pd.DataFrame, catalog: Catalog) -> Observations:

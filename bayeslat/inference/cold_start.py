@@ -8,6 +8,7 @@ steps could teach about the fleet, and the slight non-normality of the predictio
 both against a full refit.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from bayeslat.catalog import Catalog
 from bayeslat.inference.run import SampledModel, sample_model
 from bayeslat.inference.samplers import SamplerSettings
-from bayeslat.inference.tree import parameter_dataset
+from bayeslat.inference.tree import parameter_dataset, provenance, row_summary
 from bayeslat.model.build import ContinuedPrior, build_continued_model
 from bayeslat.model.design import FleetDesign, fleet_design
 from bayeslat.model.likelihood import NU_OFFSET
@@ -29,7 +30,7 @@ from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations
 from bayeslat.schema import Deployment
 
-__all__ = ["Newcomers", "conditioned_newcomers", "predicted_newcomers"]
+__all__ = ["Newcomers", "conditioned_newcomers", "newcomer_tree", "predicted_newcomers"]
 
 type Array = NDArray[np.float64]
 
@@ -131,6 +132,42 @@ def conditioned_newcomers(
     log_sigma = _predicted_log_sigma(fleet, len(design.deployments), rng)
     values = _spread_news(sampled.values, log_parameters, log_sigma, measured, spec, design, rng)
     return Newcomers(design, parameter_dataset(values, spec, design.deployments), sampled)
+
+
+def newcomer_tree(
+    found: Newcomers,
+    observations: Observations | None,
+    spec: ModelSpec,
+    catalog: Catalog,
+    typical_context: float,
+    *,
+    seed: int,
+    sampler: str,
+) -> xr.DataTree:
+    """Label newcomers like a fleet, without the effects that only a fleet has.
+
+    Parameters
+    ----------
+    found : Newcomers
+        Draws of the new deployments.
+    observations : Observations, optional
+        The steps that they were conditioned on.
+    spec, catalog, seed, sampler
+        As in `conditioned_newcomers`.
+    typical_context : float
+        Context per request where no step tells it.
+    """
+    groups = {
+        "posterior": found.posterior,
+        "constant_data": row_summary(observations, found.design, typical_context),
+    }
+    if found.sampled is not None:
+        groups["sample_stats"] = found.sampled.sample_stats
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs = provenance(observations, spec, found.design, catalog, seed=seed, sampler=sampler)
+    verdict = found.sampled.verdict.to_dict() if found.sampled is not None else None
+    tree.attrs["verdict"] = json.dumps(verdict) if verdict else ""
+    return tree
 
 
 def _predicted_log_parameters(

@@ -16,6 +16,9 @@ has two such walls, at zero and at one::
 
     f = softplus(v) / (softplus(v) + softplus(L - v))
 
+The batch factor at one request exceeds one by q = 1 / (exp(k_B) - 1), a term that may be nearly
+zero like the others, and is straightened like them.
+
 The slot of each parameter in the array of log-parameters holds the coordinate that replaces it:
 P_max holds log b, tau_S the v of f, tau_0 log F and k_S the v of g.
 """
@@ -50,8 +53,8 @@ class Coordinates:
     log_w_1 : array, shape (deployment,)
         Logarithm of the gauge.
     resolution : array, shape (parameter, deployment)
-        The size s of each straightened term (w_0 in units of w_0 / P_max), and in the slots of
-        tau_S and k_S the resolution of the shares f and g; unused elsewhere.
+        The size s of each straightened term (w_0 in units of w_0 / P_max, k_B in units of q), and
+        in the slots of tau_S and k_S the resolution of the shares f and g; unused elsewhere.
     """
 
     parameters: tuple[str, ...]
@@ -63,10 +66,14 @@ class Coordinates:
         row: dict[str, jax.Array] = dict(zip(self.parameters, z, strict=True))
         log_jacobian = jnp.zeros(())
         for position, name in enumerate(self.parameters):
-            if name in STRAIGHTENED:
+            if name in STRAIGHTENED or name == "k_B":
                 log_soft = _log_softplus(row[name])
                 log_jacobian += jnp.sum(jax.nn.log_sigmoid(row[name]) - log_soft)
                 row[name] = jnp.log(self.resolution[position]) + log_soft
+        if "k_B" in row:
+            log_k = _log_softplus(-row["k_B"])
+            log_jacobian += jnp.sum(jax.nn.log_sigmoid(-row["k_B"]) - log_k)
+            row["k_B"] = log_k
         log_a = row["P_max"]
         if "tau_S" in row:
             share = _share(row["tau_S"], jnp.asarray(self._sharpness("tau_S")))
@@ -98,10 +105,12 @@ class Coordinates:
             logit = row["tau_S"] - log_a
             row["P_max"] = np.logaddexp(log_a, row["tau_S"])
             row["tau_S"] = _share_coordinate(logit, self._sharpness("tau_S"))
+        if "k_B" in row:
+            k = np.exp(row["k_B"])
+            row["k_B"] = -k - np.log(-np.expm1(-k))
         for position, name in enumerate(self.parameters):
-            if name in STRAIGHTENED:
-                ratio = np.exp(row[name] - np.log(self.resolution[position]))
-                row[name] = _inverse_softplus(ratio)
+            if name in STRAIGHTENED or name == "k_B":
+                row[name] = _inverse_log_softplus(row[name] - np.log(self.resolution[position]))
         return np.stack([row[name] for name in self.parameters])
 
     def _sharpness(self, name: str) -> Array:
@@ -143,9 +152,8 @@ def _log_softplus(v: jax.Array) -> jax.Array:
     return jnp.where(low, v, jnp.log(jax.nn.softplus(jnp.where(low, 0.0, v))))
 
 
-def _inverse_softplus(x: Array) -> Array:
-    """log(exp(x) - 1), stable at both ends."""
-    x = np.maximum(x, 1e-300)
-    small = x < 30.0
-    safe = np.where(small, x, 1.0)
-    return np.where(small, np.log(np.expm1(safe)), x)
+def _inverse_log_softplus(log_x: Array) -> Array:
+    """The v with softplus(v) = x, from log x, stable at both ends."""
+    x = np.exp(np.clip(log_x, -30.0, 600.0))
+    curved = np.where(x < 30.0, np.log(np.expm1(np.minimum(x, 30.0))), x)
+    return np.where(log_x < -30.0, log_x, curved)

@@ -40,6 +40,9 @@ EM_ROUNDS = 4
 N_EM_DRAWS = 32
 MAX_STEP = 10.0
 N_AVERAGED_HESSIANS = 8
+MIN_INFORMATION = 1e-12
+"""Floor of what the data tell of a log-parameter, in place of zero."""
+
 MIN_EIGENVALUE = 0.02
 """Relative floor of the curvature after diagonal scaling."""
 
@@ -231,13 +234,17 @@ def term_resolution(
         information = (jacobian.T * weight) @ jacobian
         log_sd = {
             name: _own_log_sd(information, variance[:, d], index[name])
-            for name in (*STRAIGHTENED, "tau_0", "tau_S")
+            for name in (*STRAIGHTENED, "k_B", "tau_0", "tau_S")
             if name in index
         }
         log_a = np.log(w_1[d]) - theta[index["P_max"]]
         for name in (name for name in STRAIGHTENED if name in index):
             shift = theta[index["P_max"]] if name == "w_0" else 0.0
             resolution[index[name], d] = np.exp(theta[index[name]] - shift) * log_sd[name]
+        if "k_B" in index:
+            k = min(float(np.exp(theta[index["k_B"]])), 50.0)
+            excess_per_log = 0.25 * k / np.sinh(0.5 * k) ** 2
+            resolution[index["k_B"], d] = np.clip(excess_per_log * log_sd["k_B"], 1e-6, 1e3)
         log_tau_0 = theta[index["tau_0"]]
         log_floor = np.logaddexp(log_tau_0, log_a - theta[index["k_S"]])
         shares = {"k_S": np.exp(log_tau_0 - log_floor) * log_sd["tau_0"]}
@@ -252,10 +259,11 @@ def term_resolution(
 
 def _own_log_sd(information: Array, variance: Array, i: int) -> float:
     """Standard deviation of one log-parameter from the data, the others held by their priors."""
-    precision = information + np.diag(1.0 / variance)
-    precision[i, i] = information[i, i] * (1.0 + 1e-9) + 1e-12
-    own = np.linalg.pinv(precision, hermitian=True)[i, i]
-    return float(np.clip(np.sqrt(max(own, 1e-12)), 1e-3, 1e3))
+    others = np.arange(variance.size) != i
+    held = information[np.ix_(others, others)] + np.diag(1.0 / variance[others])
+    cross = information[i, others]
+    own = information[i, i] - cross @ np.linalg.solve(held, cross)
+    return float(1.0 / np.sqrt(np.clip(own, MIN_INFORMATION, None)))
 
 
 def _log_jacobian(

@@ -105,11 +105,12 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         # w_1 / (P_max k_S) is the floor of small steps, about the time to read the weights once:
         # 0.11 ms a token over 11 ms.
         "k_S": Prior(0.01, 0.8, {"compute": -0.72, "bandwidth": 0.55, "size": 0.35, "tp": -0.25}),
-        # w_0 / P_max is a constant overhead next to tau_0: about 1 ms, known within a factor 3.
+        # At one token the overhead costs w_0 / (P_max k_S), as much as w_0 / w_1 tokens of the
+        # floor: a tenth of a token is a tenth of the floor.
         "w_0": Prior(
-            9.0,
+            0.1,
             1.0,
-            {"compute": 0.72, "bandwidth": -0.55, "size": 0.65, "tp": 0.25},
+            {"size": 0.92},
             gpu=_FIXED_LARGE,
             model=_FIXED_LARGE,
             deployment=_FIXED_SMALL,

@@ -1,0 +1,69 @@
+"""Posteriors on disk: netCDF files that are written all or nothing and read with care."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import xarray as xr
+
+from bayeslat.errors import InputError, PosteriorFileError
+from bayeslat.schema import SCHEMA_VERSION
+
+__all__ = ["load_tree", "save_tree"]
+
+REQUIRED_ATTRIBUTES: Final = ("schema_version", "spec", "verdict")
+
+
+def save_tree(tree: xr.DataTree, path: Path) -> None:
+    """Write a tree; an existing file stays as it is until the new one is complete.
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"got {path}, expected an existing folder {path.parent}; create it first")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        tree.to_netcdf(name, engine="h5netcdf")
+        os.chmod(name, 0o644)  # temporary files are born private
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def load_tree(path: Path) -> xr.DataTree:
+    """Read a tree into memory.
+
+    Raises
+    ------
+    PosteriorFileError
+        For a missing or damaged file, one that is no posterior, or one of another schema.
+    """
+    if not path.is_file():
+        raise PosteriorFileError(f"got {path}, expected a saved posterior; no such file")
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as stored:
+            tree = stored.load()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise PosteriorFileError(
+            f"got {path}, expected a saved posterior, but it is damaged or no netCDF file"
+            f" ({type(error).__name__}); save it again"
+        ) from error
+    if "posterior" not in tree.children or any(
+        name not in tree.attrs for name in REQUIRED_ATTRIBUTES
+    ):
+        raise PosteriorFileError(
+            f"got {path}, a netCDF file without a bayeslat posterior; expected one that"
+            " FleetPosterior.save wrote"
+        )
+    version = int(tree.attrs["schema_version"])
+    if version != SCHEMA_VERSION:
+        raise PosteriorFileError(
+            f"got {path} of schema version {version}, expected {SCHEMA_VERSION}; fit again or"
+            " use the release that wrote it"
+        )
+    return tree
