@@ -16,8 +16,8 @@ has two such walls, at zero and at one::
 
     f = softplus(v) / (softplus(v) + softplus(L - v))
 
-The batch factor at one request exceeds one by q = 1 / (exp(k_B) - 1), a term that may be nearly
-zero like the others, and is straightened like them.
+k_B stays a logarithm although it often makes no difference above some value: the pooling prior
+holds it closely together over deployments on that scale, and only there is the pooling linear.
 
 The slot of each parameter in the array of log-parameters holds the coordinate that replaces it:
 P_max holds log b, tau_S the v of f, tau_0 log F and k_S the v of g.
@@ -53,8 +53,8 @@ class Coordinates:
     log_w_1 : array, shape (deployment,)
         Logarithm of the gauge.
     resolution : array, shape (parameter, deployment)
-        The size s of each straightened term (w_0 in units of w_0 / P_max, k_B in units of q), and
-        in the slots of tau_S and k_S the resolution of the shares f and g; unused elsewhere.
+        The size s of each straightened term (w_0 in units of w_0 / P_max), and in the slots of
+        tau_S and k_S the resolution of the shares f and g; unused elsewhere.
     """
 
     parameters: tuple[str, ...]
@@ -66,14 +66,10 @@ class Coordinates:
         row: dict[str, jax.Array] = dict(zip(self.parameters, z, strict=True))
         log_jacobian = jnp.zeros(())
         for position, name in enumerate(self.parameters):
-            if name in STRAIGHTENED or name == "k_B":
+            if name in STRAIGHTENED:
                 log_soft = _log_softplus(row[name])
                 log_jacobian += jnp.sum(jax.nn.log_sigmoid(row[name]) - log_soft)
                 row[name] = jnp.log(self.resolution[position]) + log_soft
-        if "k_B" in row:
-            log_k = _log_softplus(-row["k_B"])
-            log_jacobian += jnp.sum(jax.nn.log_sigmoid(-row["k_B"]) - log_k)
-            row["k_B"] = log_k
         log_a = row["P_max"]
         if "tau_S" in row:
             share = _share(row["tau_S"], jnp.asarray(self._sharpness("tau_S")))
@@ -105,11 +101,8 @@ class Coordinates:
             logit = row["tau_S"] - log_a
             row["P_max"] = np.logaddexp(log_a, row["tau_S"])
             row["tau_S"] = _share_coordinate(logit, self._sharpness("tau_S"))
-        if "k_B" in row:
-            k = np.exp(row["k_B"])
-            row["k_B"] = -k - np.log(-np.expm1(-k))
         for position, name in enumerate(self.parameters):
-            if name in STRAIGHTENED or name == "k_B":
+            if name in STRAIGHTENED:
                 row[name] = _inverse_log_softplus(row[name] - np.log(self.resolution[position]))
         return np.stack([row[name] for name in self.parameters])
 

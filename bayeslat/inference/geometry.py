@@ -38,6 +38,9 @@ MIN_GAIN = 0.05
 MAX_DAMPING = 1e8
 EM_ROUNDS = 4
 N_EM_DRAWS = 32
+SCALE_STEP = 1e-3
+"""Step of the central differences for the curvature in the log-scales."""
+
 MAX_STEP = 10.0
 N_AVERAGED_HESSIANS = 8
 MIN_INFORMATION = 1e-12
@@ -234,17 +237,13 @@ def term_resolution(
         information = (jacobian.T * weight) @ jacobian
         log_sd = {
             name: _own_log_sd(information, variance[:, d], index[name])
-            for name in (*STRAIGHTENED, "k_B", "tau_0", "tau_S")
+            for name in (*STRAIGHTENED, "tau_0", "tau_S")
             if name in index
         }
         log_a = np.log(w_1[d]) - theta[index["P_max"]]
         for name in (name for name in STRAIGHTENED if name in index):
             shift = theta[index["P_max"]] if name == "w_0" else 0.0
             resolution[index[name], d] = np.exp(theta[index[name]] - shift) * log_sd[name]
-        if "k_B" in index:
-            k = min(float(np.exp(theta[index["k_B"]])), 50.0)
-            excess_per_log = 0.25 * k / np.sinh(0.5 * k) ** 2
-            resolution[index["k_B"], d] = np.clip(excess_per_log * log_sd["k_B"], 1e-6, 1e3)
         log_tau_0 = theta[index["tau_0"]]
         log_floor = np.logaddexp(log_tau_0, log_a - theta[index["k_S"]])
         shares = {"k_S": np.exp(log_tau_0 - log_floor) * log_sd["tau_0"]}
@@ -303,39 +302,50 @@ def _laplace(geometry: Geometry, y: Array, rng: np.random.Generator) -> Geometry
     free = _free_mask(geometry.density)
     climb = _Climb(geometry, free)
     factor = np.eye(y.size)
-    for _ in range(EM_ROUNDS if not free.all() else 1):
-        y = climb(y, MAX_NEWTON_STEPS)
+    if free.all():
+        y = climb(y)
+        return geometry.moved(y, _inverse_root(-geometry.hessian(y)))
+    scales = _ExpectedScales(geometry, ~free)
+    for _ in range(EM_ROUNDS):
+        y = climb(y)
         factor[np.ix_(free, free)] = _inverse_root(-geometry.hessian(y)[np.ix_(free, free)])
-        if not free.all():
-            noise = rng.standard_normal((N_EM_DRAWS, int(free.sum())))
-            cloud = np.tile(y, (N_EM_DRAWS, 1))
-            cloud[:, free] += noise @ factor[np.ix_(free, free)].T
-            y, factor[np.ix_(~free, ~free)] = _expected_scales(geometry, cloud, y, ~free)
+        noise = rng.standard_normal((N_EM_DRAWS, int(free.sum())))
+        cloud = np.tile(y, (N_EM_DRAWS, 1))
+        cloud[:, free] += noise @ factor[np.ix_(free, free)].T
+        y, factor[np.ix_(~free, ~free)] = scales(cloud, y)
     return geometry.moved(y, factor)
 
 
-def _expected_scales(
-    geometry: Geometry, cloud: Array, y: Array, held: NDArray[np.bool_]
-) -> tuple[Array, Array]:
-    """Scales that maximise the log-prior averaged over a cloud of points, with their factor."""
-    where = np.flatnonzero(held)
-    points = jnp.asarray(cloud)
+class _ExpectedScales:
+    """Scales that maximise the log-prior averaged over a cloud of points, compiled once."""
 
-    def loss(scales: jax.Array) -> jax.Array:
-        return -jnp.mean(jax.vmap(geometry.log_prior)(points.at[:, where].set(scales)))
+    def __init__(self, geometry: Geometry, held: NDArray[np.bool_]) -> None:
+        self.where = np.flatnonzero(held)
 
-    gradient = jax.jit(jax.value_and_grad(loss))
-    found = optimize.minimize(
-        lambda scales: tuple(np.asarray(part) for part in gradient(jnp.asarray(scales))),
-        y[where],
-        jac=True,
-        method="BFGS",
-        options={"gtol": 1e-3},
-    )
-    y = y.copy()
-    y[where] = found.x
-    curvature = np.asarray(jax.jit(jax.hessian(loss))(jnp.asarray(found.x)))
-    return y, _inverse_root(curvature)
+        def loss(scales: jax.Array, points: jax.Array) -> jax.Array:
+            moved = points.at[:, self.where].set(scales)
+            return -jnp.mean(jax.lax.map(geometry.log_prior, moved))
+
+        self.value_and_gradient = jax.jit(jax.value_and_grad(loss))
+
+    def __call__(self, cloud: Array, y: Array) -> tuple[Array, Array]:
+        """Point with the best scales, and the factor of their curvature there."""
+        points = jnp.asarray(cloud)
+
+        def loss(scales: Array) -> tuple[float, Array]:
+            value, gradient = self.value_and_gradient(jnp.asarray(scales), points)
+            return float(value), np.asarray(gradient)
+
+        found = optimize.minimize(
+            loss, y[self.where], jac=True, method="BFGS", options={"gtol": 1e-3}
+        )
+        y = y.copy()
+        y[self.where] = found.x
+        steps = SCALE_STEP * np.eye(found.x.size)
+        curvature = np.array(
+            [loss(found.x + step)[1] - loss(found.x - step)[1] for step in steps]
+        ) / (2.0 * SCALE_STEP)
+        return y, _inverse_root(0.5 * (curvature + curvature.T))
 
 
 class _Climb:
@@ -349,9 +359,10 @@ class _Climb:
         )
         self.damping = 1e-3
 
-    def __call__(self, y: Array, n_steps: int) -> Array:
+    def __call__(self, y: Array) -> Array:
+        """The nearest mode uphill."""
         value, gradient = self.value_and_gradient(jnp.asarray(y))
-        for _ in range(n_steps):
+        for _ in range(MAX_NEWTON_STEPS):
             found = self._improve(y, float(value), np.asarray(gradient)[self.free])
             if found is None:
                 return y
