@@ -29,9 +29,6 @@ CREDIBLE: Final = 0.9
 N_STEPS: Final = 10
 """Steps of the real device that the cold start may see."""
 
-TARGET_ACCEPT: Final = 0.9
-"""Above the default: a few more leapfrogs cost less than a second run after divergences."""
-
 _MAX_TOKENS: Final = 16_384
 
 type Say = Callable[[str], None]
@@ -163,9 +160,7 @@ def run_demo(
     observations = validate_steps(simulated.steps, source="simulated fleet")
     say(observations.quarantine.summary())
     tell("fitting the fleet")
-    fleet = fit(
-        observations, draws=size.draws, target_accept=TARGET_ACCEPT, seed=seed, progress=tell
-    )
+    fleet = fit(observations, draws=size.draws, seed=seed, progress=tell)
     verdict = _sampled(fleet)
     say(f"[bold]2. Fit[/bold] {_coloured(verdict)}")
     answers = _ask(fleet, simulated, say)
