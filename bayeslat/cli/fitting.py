@@ -53,8 +53,9 @@ def profile(
         check_output(datasheet, ".toml")
     from bayeslat.catalog.write import write_datasheets
     from bayeslat.observations import write_steps
-    from bayeslat.profiling import profile_device
+    from bayeslat.profiling import check_seconds, profile_device
 
+    check_seconds(seconds)
     with _bar() as bar:
         task = bar.add_task("measuring", total=1.0)
         found = profile_device(

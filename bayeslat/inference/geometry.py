@@ -211,7 +211,7 @@ def _pilot_directions(white: Array) -> Array:
     dim, n = white.shape
     values, vectors = np.linalg.eigh(np.cov(white))
     threshold = 1.2 * (1.0 + np.sqrt(dim / n)) ** 2
-    stretch = np.where(values > threshold, np.sqrt(values), 1.0)
+    stretch = np.sqrt(np.where(values > threshold, values, 1.0))
     return (vectors * stretch) @ vectors.T
 
 

@@ -25,7 +25,8 @@ __all__ = ["SampledModel", "check_settings", "sample_model"]
 type Array = NDArray[np.float64]
 type Report = Callable[[str], None]
 
-PILOT_DRAWS: Final = 300
+PILOT_DRAWS: Final = 200
+PILOT_TUNE: Final = 200
 MAX_PILOTS: Final = 3
 PILOT_RHAT: Final = 1.02
 """A pilot that mixes this well needs no better map."""
@@ -108,7 +109,7 @@ def sample_model(
 
     for number in range(1, max_pilots + 1):
         report(f"pilot {number}: {PILOT_DRAWS} draws")
-        pilot, draws = run(geometry, draws=PILOT_DRAWS)
+        pilot, draws = run(geometry, draws=PILOT_DRAWS, tune=PILOT_TUNE)
         geometry = recentred(geometry, draws.position)
         if pilot.verdict.max_rhat <= PILOT_RHAT:
             break

@@ -28,7 +28,7 @@ from bayeslat.profiling.device import measure_device, step_dtype
 from bayeslat.profiling.steps import Step, compile_step
 from bayeslat.profiling.transformer import init_weights
 
-__all__ = ["DeviceProfile", "profile_device"]
+__all__ = ["DeviceProfile", "check_seconds", "profile_device"]
 
 _ROOFLINE_SHARE, _PREPARED_SHARE = 0.05, 0.6
 _MAX_ROOFLINE_SECONDS = 2.0
@@ -73,6 +73,12 @@ class _Clock:
         self.progress(min(self.used, 1.0), message)
 
 
+def check_seconds(seconds: float) -> None:
+    """Raise `InputError` unless a time budget is positive and finite."""
+    if not (np.isfinite(seconds) and seconds > 0):
+        raise InputError(f"seconds: got {seconds!r}, expected a positive number; raise the budget")
+
+
 def profile_device(
     *,
     seconds: float = 60.0,
@@ -106,8 +112,7 @@ def profile_device(
     InputError
         `seconds` is not positive and finite, or a size is unknown.
     """
-    if not (np.isfinite(seconds) and seconds > 0):
-        raise InputError(f"seconds: got {seconds!r}, expected a positive number; raise the budget")
+    check_seconds(seconds)
     shapes = transformers(sizes)
     clock = _Clock(seconds, time.perf_counter(), progress or (lambda share, message: None))
     rng = np.random.default_rng(seed)

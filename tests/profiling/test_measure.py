@@ -17,7 +17,7 @@ def messages():
 @pytest.fixture(scope="module")
 def profile(messages):
     return profile_device(
-        seconds=3.0, sizes=("tiny",), progress=lambda *report: messages.append(report)
+        seconds=12.0, sizes=("tiny",), progress=lambda *report: messages.append(report)
     )
 
 
