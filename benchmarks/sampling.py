@@ -18,9 +18,6 @@ SAMPLERS = ("numpyro", "nutpie", "blackjax")
 
 def measure(sampler: str, steps: str | None) -> dict:
     """Fit once in this process."""
-    from bayeslat.inference.devices import prepare_devices
-
-    prepare_devices(4)
     import bayeslat as bl
 
     observations = bl.read_steps(steps) if steps else bl.validate_steps(bl.simulate_fleet().steps)

@@ -50,12 +50,8 @@ def fleet() -> bl.FleetPosterior:
     return bl.fit(bl.validate_steps(steps), draws=500, seed=6)
 
 
-def test_there_are_enough_effective_draws(fleet):
-    # k_B ends at a wall here, which is slow to walk along. 200 effective draws place the ends of a
-    # 90 % interval within 1.5 % of probability.
-    verdict = fleet.verdict
-    assert verdict.max_rhat <= 1.01, verdict
-    assert min(verdict.min_ess_bulk, verdict.min_ess_tail) > 200, verdict
+def test_it_converged(fleet):
+    assert fleet.verdict.passed, fleet.verdict
 
 
 def predictions(fleet: bl.FleetPosterior):

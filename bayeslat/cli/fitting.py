@@ -163,9 +163,6 @@ def fit(
     """
     check_output(out, ".nc")
     column_map = _column_map(columns or [])
-    from bayeslat.inference.devices import prepare_devices
-
-    prepare_devices(chains)
     from bayeslat.catalog import load_catalog
     from bayeslat.inference.run import check_settings
     from bayeslat.inference.samplers import SamplerSettings

@@ -72,9 +72,6 @@ def cold_start(
     given = {key: value for key, value in numbers.items() if value is not None}
     if given and name is None:
         raise InputError(f"got {', '.join(given)} without --name, expected the GPU's name; add it")
-    from bayeslat.inference.devices import prepare_devices
-
-    prepare_devices(4)
     from bayeslat.catalog import GPU, LLM, load_catalog
     from bayeslat.observations import read_steps
     from bayeslat.posterior import load
@@ -185,9 +182,6 @@ def demo(
 
     [bold]Example:[/bold] bayeslat demo --out demo
     """
-    from bayeslat.inference.devices import prepare_devices
-
-    prepare_devices(4)
     from bayeslat.demo import run_demo
 
     with working("starting") as tell:

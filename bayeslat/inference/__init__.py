@@ -1,1 +1,5 @@
 """inference."""
+
+from bayeslat.inference.devices import prepare_devices
+
+prepare_devices()

@@ -24,8 +24,8 @@ from bayeslat.inference.tree import parameter_dataset, provenance, row_summary
 from bayeslat.model.build import ContinuedPrior, build_continued_model
 from bayeslat.model.design import FleetDesign, fleet_design
 from bayeslat.model.likelihood import NU_OFFSET
-from bayeslat.model.pooling import JITTER, fixed_variances
-from bayeslat.model.priors import REGRESSORS
+from bayeslat.model.pooling import MIN_OWN_VARIANCE, fixed_variances
+from bayeslat.model.priors import NOISE_GPU_SPREAD, REGRESSORS
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations
 from bayeslat.schema import Deployment
@@ -33,6 +33,9 @@ from bayeslat.schema import Deployment
 __all__ = ["Newcomers", "conditioned_newcomers", "newcomer_tree", "predicted_newcomers"]
 
 type Array = NDArray[np.float64]
+
+MANY_STEPS = 100
+"""Steps a deployment, about ten a parameter, from which the data rather than the prior decide."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def predicted_newcomers(
     design = fleet_design(deployments, catalog)
     rng = np.random.default_rng(seed)
     log_parameters = _predicted_log_parameters(fleet, spec, design, rng)
-    log_sigma = _predicted_log_sigma(fleet, len(design.deployments), rng)
+    log_sigma = _predicted_log_sigma(fleet, design, rng)
     values = _values(log_parameters, log_sigma, spec, design)
     if "nu" in fleet:
         values["nu_excess_log__"] = np.log(fleet["nu"] - NU_OFFSET)
@@ -115,7 +118,8 @@ def conditioned_newcomers(
     rng = np.random.default_rng(settings.seed)
     log_parameters = _predicted_log_parameters(fleet, spec, design, rng)
     measured = np.array([design.deployments.index(item) for item in steps.deployments])
-    prior = _continued_prior(fleet, log_parameters[..., measured])
+    log_sigma = _predicted_log_sigma(fleet, design, rng)
+    prior = _continued_prior(fleet, log_parameters[..., measured], log_sigma[..., measured])
     shape = prior.mean.shape
     sampled = sample_model(
         build_continued_model(steps, spec, design.w_1[measured], prior),
@@ -127,9 +131,9 @@ def conditioned_newcomers(
         sampler=sampler,
         settings=settings,
         report=report,
-        max_pilots=0,  # few parameters under a Gaussian prior: the Laplace map is good
+        max_pilots=0,  # few parameters under a Gaussian prior: the first map is good
+        straighten=len(steps) > MANY_STEPS * shape[1],
     )
-    log_sigma = _predicted_log_sigma(fleet, len(design.deployments), rng)
     values = _spread_news(sampled.values, log_parameters, log_sigma, measured, spec, design, rng)
     return Newcomers(design, parameter_dataset(values, spec, design.deployments), sampled)
 
@@ -184,7 +188,7 @@ def _predicted_log_parameters(
     )
     gpu = _level_effects(fleet, "gpu", design.gpus, fixed[1], rng)
     model = _level_effects(fleet, "model", design.models, fixed[2], rng)
-    own = np.sqrt(np.square(fleet["deployment_scale"].to_numpy()) + JITTER)[..., None]
+    own = np.sqrt(np.square(fleet["deployment_scale"].to_numpy()) + MIN_OWN_VARIANCE)[..., None]
     noise = rng.standard_normal((*base.shape, len(design.deployments)))
     return (
         base[..., None]
@@ -220,18 +224,24 @@ def _level_effects(
     return np.stack(columns, axis=-1)
 
 
-def _predicted_log_sigma(fleet: xr.Dataset, n: int, rng: np.random.Generator) -> Array:
+def _predicted_log_sigma(fleet: xr.Dataset, design: FleetDesign, rng: np.random.Generator) -> Array:
     """Draws of the log noise of new deployments, shape (chain, draw, deployment)."""
-    mean = fleet["log_sigma_mean"].to_numpy()[..., None]
-    scale = fleet["log_sigma_scale"].to_numpy()[..., None]
-    return mean + scale * rng.standard_normal((*mean.shape[:2], n))
+    mean = fleet["log_sigma_mean"].to_numpy()
+    own = fleet["log_sigma_scale"].to_numpy()[..., None]
+    shape = (*mean.shape, len(design.gpus))
+    device = NOISE_GPU_SPREAD * rng.standard_normal(shape)
+    effect = fleet["log_sigma_gpu"].transpose("chain", "draw", "gpu")
+    known = list(effect.coords["gpu"].to_numpy())
+    for position, name in enumerate(design.gpus):
+        if name in known:
+            device[..., position] = effect.to_numpy()[..., known.index(name)]
+    noise = own * rng.standard_normal((*mean.shape, len(design.deployments)))
+    return mean[..., None] + device[..., design.gpu_index] + noise
 
 
-def _continued_prior(fleet: xr.Dataset, log_parameters: Array) -> ContinuedPrior:
+def _continued_prior(fleet: xr.Dataset, log_parameters: Array, log_sigma: Array) -> ContinuedPrior:
     flat = log_parameters.reshape(-1, *log_parameters.shape[2:])
-    scale = fleet["log_sigma_scale"].to_numpy()
-    location = fleet["log_sigma_mean"].to_numpy()
-    spread = np.sqrt(location.var() + np.mean(np.square(scale)))
+    noise = log_sigma.reshape(-1, log_sigma.shape[-1])
     nu = None
     if "nu" in fleet:
         log_excess = np.log(fleet["nu"].to_numpy() - NU_OFFSET)
@@ -239,7 +249,7 @@ def _continued_prior(fleet: xr.Dataset, log_parameters: Array) -> ContinuedPrior
     return ContinuedPrior(
         mean=flat.mean(axis=0),
         covariance=np.cov(flat.reshape(len(flat), -1), rowvar=False),
-        log_sigma=(float(location.mean()), float(spread)),
+        log_sigma=(noise.mean(axis=0), np.atleast_2d(np.cov(noise, rowvar=False))),
         log_nu_excess=nu,
     )
 
@@ -253,26 +263,13 @@ def _spread_news(
     design: FleetDesign,
     rng: np.random.Generator,
 ) -> xr.Dataset:
-    """All deployments' values: the measured ones as sampled, the others moved along with them.
-
-    Matheron's rule: a prior draw of everything plus the regression of the unmeasured on the
-    difference between the posterior and that prior draw of the measured.
-    """
+    """All deployments' values: the measured ones as sampled, the others moved along with them."""
     chains, draws = values.sizes["chain"], values.sizes["draw"]
-    prior = log_parameters.reshape(-1, *log_parameters.shape[2:])
-    pick = rng.integers(len(prior), size=chains * draws)
-    everything, known = prior[pick], values["log_parameters"].to_numpy()
-    known = known.reshape(chains * draws, *known.shape[2:])
-    rest = np.setdiff1d(np.arange(len(design.deployments)), measured)
-    if rest.size:
-        gain = _regression(prior[:, :, rest], prior[:, :, measured])
-        news = (known - everything[:, :, measured]).reshape(len(pick), -1)
-        everything[:, :, rest] += (news @ gain).reshape(len(pick), -1, rest.size)
-    everything[:, :, measured] = known
-    noise = log_sigma.reshape(-1, log_sigma.shape[-1])[pick]
-    noise[:, measured] = values["log_sigma"].to_numpy().reshape(len(pick), -1)
+    pick = rng.integers(log_sigma.shape[0] * log_sigma.shape[1], size=chains * draws)
+    parameters = _moved_along(log_parameters, values["log_parameters"].to_numpy(), measured, pick)
+    noise = _moved_along(log_sigma, values["log_sigma"].to_numpy(), measured, pick)
     result = _values(
-        everything.reshape(chains, draws, *everything.shape[1:]),
+        parameters.reshape(chains, draws, *parameters.shape[1:]),
         noise.reshape(chains, draws, -1),
         spec,
         design,
@@ -280,6 +277,38 @@ def _spread_news(
     if "nu_excess_log__" in values:
         result["nu_excess_log__"] = values["nu_excess_log__"]
     return result
+
+
+def _moved_along(
+    prior: Array, known: Array, measured: NDArray[np.int64], pick: NDArray[np.int64]
+) -> Array:
+    """Matheron's rule: a prior draw of everything, moved by what the measured ones tell.
+
+    Parameters
+    ----------
+    prior : array, shape (chain, draw, ..., deployment)
+        Predictions of all deployments.
+    known : array, shape (chain, draw, ..., measured)
+        Draws of the measured ones, given their steps.
+    measured : array of int, shape (measured,)
+        Which deployments were measured.
+    pick : array of int, shape (n,)
+        Prior draw to start from, for each of the n draws of `known`.
+
+    Returns
+    -------
+    array, shape (n, ..., deployment)
+    """
+    prior = prior.reshape(-1, *prior.shape[2:])
+    known = known.reshape(-1, *known.shape[2:])
+    moved = prior[pick]
+    rest = np.setdiff1d(np.arange(prior.shape[-1]), measured)
+    if rest.size:
+        gain = _regression(prior[..., rest], prior[..., measured])
+        news = (known - moved[..., measured]).reshape(pick.size, -1)
+        moved[..., rest] += (news @ gain).reshape(moved[..., rest].shape)
+    moved[..., measured] = known
+    return moved
 
 
 def _regression(target: Array, source: Array) -> Array:

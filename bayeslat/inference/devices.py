@@ -1,20 +1,43 @@
-"""Where JAX runs: the accelerator if it sees one, else one CPU device a chain."""
+"""Where JAX runs: the accelerator if it sees one, else one CPU device a core."""
+
+import os
 
 import jax
 
-__all__ = ["describe_device", "prepare_devices"]
+__all__ = ["chains_at_once", "describe_device", "prepare_devices"]
 
 
-def prepare_devices(chains: int) -> None:
-    """Ask JAX for one CPU device a chain, so that chains run in parallel.
+def prepare_devices() -> None:
+    """Ask JAX for as many CPU devices as there are cores, so that chains run in parallel.
 
-    This can only be set before JAX is first used. Where it is too late the samplers fall back to
-    one vectorised program, slower on a CPU and equally correct.
+    This can only be set before JAX is first used, and libraries use it while they are imported
+    (PyMC asks for a hundred devices, which halves the speed of each). So importing
+    `bayeslat.inference` does it first. Where it is too late chains run as JAX stands.
     """
     try:
-        jax.config.update("jax_num_cpu_devices", chains)
+        jax.config.update("jax_num_cpu_devices", _cores())
     except RuntimeError:
         return
+
+
+def chains_at_once(chains: int) -> int:
+    """How many of `chains` equal chains to run at once.
+
+    All in one vectorised program on an accelerator. On a CPU the largest divisor of `chains` that
+    leaves each a core: with more at once than cores XLA piles up unfinished work, gigabytes in
+    minutes.
+    """
+    if jax.default_backend() != "cpu":
+        return chains
+    cores = min(_cores(), jax.local_device_count())
+    return max(n for n in range(1, max(cores, 1) + 1) if chains % n == 0)
+
+
+def _cores() -> int:
+    """Cores that this process may use; all of them where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def describe_device() -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat.model.design import FleetDesign
-from bayeslat.model.pooling import JITTER, feature_variances, fixed_variances, prior_mean
+from bayeslat.model.pooling import MIN_OWN_VARIANCE, feature_variances, fixed_variances, prior_mean
 from bayeslat.model.spec import ModelSpec
 
 __all__ = ["draw_effects"]
@@ -44,7 +44,7 @@ def draw_effects(
     """
     features = design.features
     root = np.sqrt(feature_variances(fixed_variances(spec, design), scales, design, np))
-    own = np.square(scales["deployment"]) + JITTER
+    own = np.square(scales["deployment"]) + MIN_OWN_VARIANCE
     residual = log_parameters - prior_mean(spec, design)
     gram = features.T @ features
     precision = np.eye(features.shape[1]) + (

@@ -1,4 +1,4 @@
-"""From a PyMC model to draws with a verdict: Laplace, pilots, the run that counts.
+"""From a PyMC model to draws with a verdict: a Gaussian, pilots, the run that counts.
 
 The pilots only choose the linear map of the run that counts; none of their draws is kept. Where
 the run itself does not pass it serves as one more pilot, and a longer run follows.
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from bayeslat.errors import InputError
 from bayeslat.inference.convergence import ConvergenceVerdict, convergence_verdict
-from bayeslat.inference.devices import prepare_devices
-from bayeslat.inference.geometry import Geometry, laplace_geometry, recentred
+from bayeslat.inference.geometry import Geometry, gaussian_geometry, recentred
 from bayeslat.inference.samplers import SAMPLERS, SamplerDraws, SamplerSettings
 from bayeslat.observations import Observations
 
@@ -27,8 +26,8 @@ type Report = Callable[[str], None]
 
 PILOT_DRAWS: Final = 200
 PILOT_TUNE: Final = 200
-MAX_PILOTS: Final = 3
-PILOT_RHAT: Final = 1.02
+MAX_PILOTS: Final = 2
+PILOT_RHAT: Final = 1.05
 """A pilot that mixes this well needs no better map."""
 LONGER: Final = 2
 """How much longer the second run is when the first one did not pass."""
@@ -78,13 +77,14 @@ def sample_model(
     settings: SamplerSettings,
     report: Report,
     max_pilots: int = MAX_PILOTS,
+    straighten: bool = True,
 ) -> SampledModel:
     """Sample a model whose free variables include ``log_parameters`` and ``log_sigma``.
 
     Parameters
     ----------
     model, observations, parameters, w_1, mean, variance
-        As in `bayeslat.inference.geometry.laplace_geometry`.
+        As in `bayeslat.inference.geometry.gaussian_geometry`.
     sampler : str
         Name in `bayeslat.inference.samplers.SAMPLERS`.
     settings : SamplerSettings
@@ -92,14 +92,22 @@ def sample_model(
     report : callable
         Told in a few words what begins.
     max_pilots : int
-        Most pilot runs; none where the Laplace map is good enough to begin with.
+        Most pilot runs; none where the Gaussian alone is good enough a map.
+    straighten : bool
+        As in `bayeslat.inference.geometry.gaussian_geometry`.
     """
     check_settings(sampler, settings)
-    prepare_devices(settings.chains)
     seeds = iter(np.random.SeedSequence(settings.seed).generate_state(max_pilots + 3).tolist())
-    report("least squares from many starts, joint mode")
-    geometry = laplace_geometry(
-        model, observations, parameters, w_1, mean=mean, variance=variance, seed=next(seeds)
+    report("starting points, nearest Gaussian")
+    geometry = gaussian_geometry(
+        model,
+        observations,
+        parameters,
+        w_1,
+        mean=mean,
+        variance=variance,
+        seed=next(seeds),
+        straighten=straighten,
     )
 
     def run(geometry: Geometry, **changes: Any) -> tuple[SampledModel, SamplerDraws]:

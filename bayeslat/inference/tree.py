@@ -57,6 +57,7 @@ def fleet_tree(
     for level in POOLING_LEVELS:
         posterior[f"{level}_scale"] = (("chain", "draw", "parameter"), scales[level])
     posterior["log_sigma_mean"] = values["log_sigma_mean"]
+    posterior["log_sigma_gpu"] = values["log_sigma_gpu"]
     posterior["log_sigma_scale"] = np.exp(values["log_sigma_scale_log__"])
     posterior = posterior.merge(_effects(values, scales, spec, design, seed))
     tree = xr.DataTree.from_dict(

@@ -13,13 +13,14 @@ from bayeslat.catalog import Catalog, load_catalog
 from bayeslat.model.design import FleetDesign, fleet_design
 from bayeslat.model.likelihood import LIKELIHOODS, shape_parameter
 from bayeslat.model.pooling import (
-    JITTER,
+    MIN_OWN_VARIANCE,
     POOLING_LEVELS,
     feature_variances,
     fixed_variances,
     pooled_normal,
     prior_mean,
 )
+from bayeslat.model.priors import NOISE_GPU_SPREAD
 from bayeslat.model.rows import row_layout
 from bayeslat.model.spec import ModelSpec
 from bayeslat.noise import FAMILIES
@@ -56,15 +57,15 @@ def build_model(
     -------
     pymc.Model
         Free variables: ``log_parameters`` (parameter, deployment), the pooling scales that are not
-        fixed, ``log_sigma`` (deployment) with its mean and scale, and the likelihood's own.
-        Observed: ``latency_ms`` (row, in the order of `bayeslat.model.rows.row_layout`). No
-        deterministic has the row dimension.
+        fixed, ``log_sigma`` (deployment) with its mean, GPU effects and scale, and the
+        likelihood's own. Observed: ``latency_ms`` (row, in the order of
+        `bayeslat.model.rows.row_layout`). No deterministic has the row dimension.
     """
     spec = spec or ModelSpec()
     design = fleet_design(observations.deployments, catalog or load_catalog())
     with pm.Model(coords=_coords(spec, design)) as model:
         log_parameters = _pooled_parameters(spec, design)
-        log_sigma = _pooled_noise()
+        log_sigma = _pooled_noise(design)
         nu = shape_parameter() if FAMILIES[spec.likelihood].has_shape else None
         _observe(observations, spec, design.w_1, log_parameters, log_sigma, nu)
     return model
@@ -80,15 +81,15 @@ class ContinuedPrior:
         Means of the log-parameters.
     covariance : array, shape (parameter * deployment, parameter * deployment)
         Their joint covariance, raveled parameter first.
-    log_sigma : tuple of float
-        Mean and standard deviation of the log relative noise of one deployment.
+    log_sigma : tuple of array, shapes (deployment,) and (deployment, deployment)
+        Mean and covariance of the log relative noise.
     log_nu_excess : tuple of float, optional
         Mean and standard deviation of log(nu - 1), for families with a shape parameter.
     """
 
     mean: Array
     covariance: Array
-    log_sigma: tuple[float, float]
+    log_sigma: tuple[Array, Array]
     log_nu_excess: tuple[float, float] | None = None
 
 
@@ -115,8 +116,8 @@ def build_continued_model(
         whiten = np.linalg.inv(np.linalg.cholesky(prior.covariance))
         white = pt.dot(whiten, (log_parameters - prior.mean).ravel())
         pm.Potential("fleet", -0.5 * pt.square(white).sum())
-        mean, spread = prior.log_sigma
-        log_sigma = pm.Normal("log_sigma", mu=mean, sigma=spread, dims="deployment")
+        mean, covariance = prior.log_sigma
+        log_sigma = pm.MvNormal("log_sigma", mu=mean, cov=covariance, dims="deployment")
         has_shape = FAMILIES[spec.likelihood].has_shape
         nu = shape_parameter(prior.log_nu_excess) if has_shape else None
         _observe(observations, spec, w_1, log_parameters, log_sigma, nu)
@@ -152,6 +153,7 @@ def _coords(spec: ModelSpec, design: FleetDesign) -> dict[str, Any]:
     coords: dict[str, Any] = {
         "parameter": list(spec.parameters),
         "deployment": [deployment.label for deployment in design.deployments],
+        "gpu": list(design.gpus),
     }
     for level in POOLING_LEVELS:
         coords[f"{level}_scaled"] = [
@@ -168,7 +170,7 @@ def _pooled_parameters(spec: ModelSpec, design: FleetDesign) -> Any:
         "log_parameters",
         prior_mean(spec, design),
         variances,
-        pt.square(scales["deployment"]) + JITTER,
+        pt.square(scales["deployment"]) + MIN_OWN_VARIANCE,
         design.features,
         dims=("parameter", "deployment"),
     )
@@ -188,8 +190,10 @@ def _pooling_scale(spec: ModelSpec, level: str) -> Any:
     return pt.set_subtensor(pt.as_tensor(medians)[np.flatnonzero(sampled)], scale)
 
 
-def _pooled_noise() -> Any:
-    """Log relative noise of each deployment, pooled around a few per cent."""
+def _pooled_noise(design: FleetDesign) -> Any:
+    """Log relative noise of each deployment, pooled by GPU around a few per cent."""
     location = pm.Normal("log_sigma_mean", mu=np.log(0.05), sigma=0.7)
+    device = pm.Normal("log_sigma_gpu", sigma=NOISE_GPU_SPREAD, dims="gpu")
     spread = pm.LogNormal("log_sigma_scale", mu=np.log(0.5), sigma=0.4)
-    return pm.Normal("log_sigma", mu=location, sigma=spread, dims="deployment")
+    mean = location + device[design.gpu_index]
+    return pm.Normal("log_sigma", mu=mean, sigma=spread, dims="deployment")

@@ -12,7 +12,7 @@ from bayeslat.model.priors import ELASTICITY_SPREAD, REGRESSORS
 from bayeslat.model.spec import ModelSpec
 
 __all__ = [
-    "JITTER",
+    "MIN_OWN_VARIANCE",
     "POOLING_LEVELS",
     "elasticities",
     "feature_variances",
@@ -25,8 +25,10 @@ __all__ = [
 
 type Array = NDArray[np.float64]
 
-JITTER = 1e-6
-"""Added to every deployment variance so that covariances stay positive definite."""
+MIN_OWN_VARIANCE = 0.05**2
+"""Added to the variance of a deployment's own effect, so that two deployments always differ by
+about 7 %. Without it a small scale leaves a parameter that the data do not inform almost no room,
+and samplers diverge in that neck."""
 
 NEGLIGIBLE_VARIANCE = 1e-12
 """In place of zero, whose square root has no derivative."""
@@ -104,7 +106,8 @@ def marginal_variance(spec: ModelSpec, design: FleetDesign) -> Array:
     """Prior variance of each log-parameter at the median scales, (parameter, deployment)."""
     scales = median_scales(spec)
     variances = feature_variances(fixed_variances(spec, design), scales, design, np)
-    return variances @ np.square(design.features).T + scales["deployment"][:, None] ** 2
+    own = scales["deployment"] ** 2 + MIN_OWN_VARIANCE
+    return variances @ np.square(design.features).T + own[:, None]
 
 
 def pooled_normal(

@@ -19,6 +19,7 @@ from bayeslat.errors import InputError
 __all__ = [
     "DEFAULT_PRIORS",
     "ELASTICITY_SPREAD",
+    "NOISE_GPU_SPREAD",
     "REGRESSORS",
     "Prior",
     "ScalePrior",
@@ -29,6 +30,11 @@ REGRESSORS: Final = ("compute", "bandwidth", "size", "kv", "tp")
 
 ELASTICITY_SPREAD: Final = 0.2
 """Prior standard deviation of every elasticity that a parameter has."""
+
+
+NOISE_GPU_SPREAD: Final = 0.4
+"""Standard deviation of a GPU's part in the log noise: hosts, drivers and clocks come with it. Too
+few GPUs are in most fleets to estimate it, and a GPU that nobody measured needs it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ class Prior:
     elasticity : mapping of str to float
         Power with which the parameter follows each of `REGRESSORS`; absent means zero.
     gpu, model, deployment : ScalePrior
-        How far GPUs, LLMs and deployments stray from the datasheet's word.
+        How far GPUs, LLMs and deployments stray from the datasheet's word; deployments by 5 % more
+        (in quadrature), see `bayeslat.model.pooling.MIN_OWN_VARIANCE`.
     """
 
     median: float
@@ -103,13 +110,22 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         # two. Scales are fixed because the data rarely identify k_B (see `ModelSpec`).
         "k_B": Prior(2.0, 1.0, gpu=_FIXED_LARGE, model=_FIXED_LARGE, deployment=_FIXED_SMALL),
         # w_1 / (P_max k_S) is the floor of small steps, about the time to read the weights once:
-        # 0.11 ms a token over 11 ms.
-        "k_S": Prior(0.01, 0.8, {"compute": -0.72, "bandwidth": 0.55, "size": 0.35, "tp": -0.25}),
+        # 0.11 ms a token over 11 ms. Its scales are fixed because a knee that may lie anywhere
+        # trades places with tau_0: two ways to the same latencies, and two modes.
+        "k_S": Prior(
+            0.01,
+            0.8,
+            {"compute": -0.72, "bandwidth": 0.55, "size": 0.35, "tp": -0.25},
+            gpu=_FIXED_LARGE,
+            model=_FIXED_LARGE,
+            deployment=_FIXED_SMALL,
+        ),
         # At one token the overhead costs w_0 / (P_max k_S), as much as w_0 / w_1 tokens of the
-        # floor: a tenth of a token is a tenth of the floor.
+        # floor: a tenth of a token is a tenth of the floor. A token, 3.3 spreads away, would double
+        # the latency of single requests.
         "w_0": Prior(
             0.1,
-            1.0,
+            0.7,
             {"size": 0.92},
             gpu=_FIXED_LARGE,
             model=_FIXED_LARGE,

@@ -38,10 +38,10 @@ class ModelSpec:
 
     Notes
     -----
-    By default the pooling scales of k_B, w_0 and tau_S are constants: data seldom identify these
-    three, and their scales then form funnels that no sampler walks through in reasonable time.
-    A constant is a prior like another (it is not estimated from the data); give a `ScalePrior`
-    with a positive spread to sample it.
+    By default the pooling scales of k_B, k_S, w_0 and tau_S are constants: data seldom tell these
+    four from their rivals. Their scales then form funnels that no sampler walks through in
+    reasonable time, and that of k_S two modes. A constant is a prior like another (it is not
+    estimated from the data); give a `ScalePrior` with a positive spread to sample it.
     """
 
     terms: tuple[str, ...] = DEFAULT_TERMS

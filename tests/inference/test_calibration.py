@@ -25,6 +25,7 @@ from bayeslat.inference.coordinates import Coordinates
 from bayeslat.inference.density import flat_density
 from bayeslat.inference.geometry import Geometry
 from bayeslat.inference.samplers import SAMPLERS, SamplerSettings
+from bayeslat.inference.target import Target
 from bayeslat.model import ModelSpec, Prior, ScalePrior, build_model
 from bayeslat.model.design import fleet_design
 from bayeslat.model.likelihood import NU_OFFSET
@@ -91,16 +92,18 @@ def draw_prior(steps: bl.Observations, rng: np.random.Generator) -> dict[str, np
             log_value = log_value + rng.normal(power, 0.2) * sheets[sheet]
         scale = 0.1 * np.exp(0.3 * rng.standard_normal())
         effects = scale * rng.standard_normal(n) + 0.1 * rng.standard_normal()
-        logs.append(log_value + effects + 0.1 * rng.standard_normal(n))
+        logs.append(log_value + effects + np.hypot(0.1, 0.05) * rng.standard_normal(n))
         scales.append(scale)
     location = rng.normal(np.log(0.05), 0.7)
     spread = 0.5 * np.exp(0.4 * rng.standard_normal())
+    device = 0.4 * rng.standard_normal(n)
     return {
         "log_parameters": np.array(logs),
         "gpu_scale": np.array(scales),
         "log_sigma_mean": location,
         "log_sigma_scale": spread,
-        "log_sigma": rng.normal(location, spread, n),
+        "log_sigma_gpu": device,
+        "log_sigma": rng.normal(location + device, spread),
         "nu_excess": rng.gamma(2.0, 10.0),
     }
 
@@ -173,7 +176,7 @@ class Replicates:
         density = replace(
             self.density, likelihood=lambda flat: self.log_likelihood(flat, latencies)
         )
-        return Geometry(density, self.coordinates, self.centre, np.eye(self.centre.size))
+        return Geometry(Target(density, self.coordinates), self.centre, np.eye(self.centre.size))
 
     def log_density(self, u: jax.Array) -> jax.Array:
         each = u.reshape(len(self.data), -1)
@@ -182,7 +185,7 @@ class Replicates:
     def flat(self, draws: np.ndarray) -> np.ndarray:
         """Draws of u to flat vectors of the model, shape (chain, draw, replicate, dim)."""
         y = self.centre + draws.reshape(*draws.shape[:2], len(self.data), -1)
-        flatten = self.geometry(self.data[0]).flatten
+        flatten = self.geometry(self.data[0]).target.flatten
         one = jax.vmap(jax.vmap(jax.vmap(lambda row: flatten(row)[0])))
         return np.asarray(jax.jit(one)(jnp.asarray(y)))
 

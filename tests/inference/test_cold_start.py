@@ -12,19 +12,23 @@ from scipy import stats
 import bayeslat as bl
 from bayeslat.catalog import load_catalog
 from bayeslat.errors import InputError
-from bayeslat.inference.cold_start import predicted_newcomers
+from bayeslat.inference.cold_start import (
+    _moved_along,
+    _predicted_log_sigma,
+    predicted_newcomers,
+)
 from bayeslat.inference.effects import draw_effects
 from bayeslat.model import ModelSpec, Prior, ScalePrior
 from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import (
-    JITTER,
+    MIN_OWN_VARIANCE,
     elasticities,
     feature_variances,
     fixed_variances,
     median_scales,
     prior_mean,
 )
-from bayeslat.model.priors import REGRESSORS
+from bayeslat.model.priors import NOISE_GPU_SPREAD, REGRESSORS
 from bayeslat.predictive.draws import Points
 from bayeslat.schema import Deployment
 from bayeslat.simulate.formula import simulate_from_formula
@@ -106,7 +110,7 @@ def test_prediction_is_the_conditional_gaussian_of_the_dense_prior():
     n = len(OLD)
     z = []
     for p in range(len(spec.parameters)):
-        own = scales["deployment"][p] ** 2 + JITTER
+        own = scales["deployment"][p] ** 2 + MIN_OWN_VARIANCE
         joint = features @ np.diag(variances[p]) @ features.T + own * np.eye(len(features))
         gain = np.linalg.solve(joint[:n, :n], joint[:n, n:]).T
         expected = mean[p, n:] + gain @ (theta[p] - mean[p, :n])
@@ -142,6 +146,7 @@ def predicted_log_parameters(spec: ModelSpec, old, theta: np.ndarray) -> np.ndar
             "gpu_effect": ((*front, "gpu"), gpu),
             "model_effect": ((*front, "model"), model),
             "log_sigma_mean": (front[:2], np.zeros(shape[:2])),
+            "log_sigma_gpu": ((*front[:2], "gpu"), np.zeros((*shape[:2], len(old.gpus)))),
             "log_sigma_scale": (front[:2], np.ones(shape[:2])),
             **{f"{level}_scale": (front, value) for level, value in scales.items()},
         },
@@ -232,3 +237,42 @@ def test_few_steps_without_a_refit_agree_with_the_refit(conditioned, refitted, q
     )
     assert (shift < MAX_SHIFT + slack).all(), shift
     assert (np.abs(np.log(widths)) < np.log(MAX_STRETCH)).all(), widths
+
+
+def test_noise_of_a_new_gpu_is_wider_and_shared_by_its_deployments():
+    rng = np.random.default_rng(4)
+    shape = (1, 20_000)
+    fleet = xr.Dataset(
+        {
+            "log_sigma_mean": (("chain", "draw"), np.full(shape, -3.0)),
+            "log_sigma_scale": (("chain", "draw"), np.full(shape, 0.3)),
+            "log_sigma_gpu": (("chain", "draw", "gpu"), np.full((*shape, 1), 0.7)),
+        },
+        coords={"gpu": ["A100-80GB"]},
+    )
+    newcomers = [
+        Deployment("A100-80GB", "llama-7b"),
+        Deployment("H200", "llama-7b"),
+        Deployment("H200", "llama-13b"),
+    ]
+    design = fleet_design(newcomers, load_catalog())
+    found = _predicted_log_sigma(fleet, design, rng)[0]
+    new_sd = np.hypot(NOISE_GPU_SPREAD, 0.3)
+    error = 4 / np.sqrt(shape[1])
+    np.testing.assert_allclose(found.mean(axis=0), [-2.3, -3.0, -3.0], atol=error * new_sd)
+    np.testing.assert_allclose(found.std(axis=0), [0.3, new_sd, new_sd], rtol=error)
+    assert np.corrcoef(found.T)[1, 2] == pytest.approx((NOISE_GPU_SPREAD / new_sd) ** 2, abs=error)
+
+
+def test_unmeasured_deployments_move_along_with_measured_ones():
+    rng = np.random.default_rng(5)
+    shared = rng.standard_normal((1, 20_000, 1))
+    prior = shared + 0.5 * rng.standard_normal((1, 20_000, 2))
+    known = np.full((1, 5_000, 1), 2.0)
+    pick = rng.integers(20_000, size=5_000)
+    moved = _moved_along(prior, known, np.array([1]), pick)
+    gain = 1.0 / 1.25  # covariance over variance
+    error = 4 * np.sqrt(1.25) / np.sqrt(5_000)
+    np.testing.assert_array_equal(moved[:, 1], 2.0)
+    assert moved[:, 0].mean() == pytest.approx(2.0 * gain, abs=error)
+    assert moved[:, 0].var() == pytest.approx(1.25 - gain, rel=0.1)

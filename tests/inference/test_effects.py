@@ -7,7 +7,7 @@ from bayeslat.inference.effects import draw_effects
 from bayeslat.model import ModelSpec
 from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import (
-    JITTER,
+    MIN_OWN_VARIANCE,
     feature_variances,
     fixed_variances,
     median_scales,
@@ -37,7 +37,7 @@ def test_moments_of_effects_equal_the_dense_conditional():
     variances = feature_variances(fixed_variances(spec, design), scales, design, np)
     for p in range(len(spec.parameters)):
         prior = np.diag(variances[p])
-        own = scales["deployment"][p] ** 2 + JITTER
+        own = scales["deployment"][p] ** 2 + MIN_OWN_VARIANCE
         gain = (
             prior
             @ features.T

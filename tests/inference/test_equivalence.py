@@ -77,14 +77,21 @@ def plain_model(steps: bl.Observations) -> pm.Model:
                 ("model", 0.2, llm, len(LLMS)),
                 ("deployment", 0.12, np.arange(n), n),
             ):
-                scale = pm.LogNormal(f"{level}_scale {name}", np.log(median), 0.5)
+                if name == "k_S":  # its scales are constants
+                    scale = median
+                else:
+                    scale = pm.LogNormal(f"{level}_scale {name}", np.log(median), 0.5)
+                if level == "deployment":
+                    scale = (scale**2 + 0.05**2) ** 0.5
                 standard = pm.Normal(f"{level}_standard {name}", shape=size)
                 effect = pm.Deterministic(f"{level}_effect {name}", scale * standard)
                 log_value = log_value + effect[index]
             logs[name] = pm.Deterministic(f"log {name}", log_value)
         mean = pm.Normal("log_sigma_mean", np.log(0.05), 0.7)
         spread = pm.LogNormal("log_sigma_scale", np.log(0.5), 0.4)
-        log_sigma = pm.Deterministic("log_sigma", mean + spread * pm.Normal("sigma_z", shape=n))
+        device = pm.Normal("log_sigma_gpu", 0, 0.4, shape=len(GPUS))
+        own = spread * pm.Normal("sigma_z", shape=n)
+        log_sigma = pm.Deterministic("log_sigma", mean + device[gpu] + own)
         nu = 1 + pm.Gamma("nu_excess", 2, 0.1)
         p_max, k_s, tau_0 = (pt.exp(logs[name])[row] for name in NAMES)
         tokens = steps.total_tokens
@@ -109,7 +116,7 @@ def from_plain(posterior: xr.Dataset) -> dict[str, np.ndarray]:
         for level in ("gpu", "model"):
             effect = posterior[f"{level}_effect {name}"].to_numpy()
             found |= {f"{level}_effect {name} {i}": effect[..., i] for i in range(2)}
-        for level in ("gpu", "model", "deployment"):
+        for level in () if name == "k_S" else ("gpu", "model", "deployment"):
             scale = posterior[f"{level}_scale {name}"].to_numpy()
             found[f"log {level}_scale {name}"] = np.log(scale)
     return found | {f"log_sigma {d}": posterior["log_sigma"].to_numpy()[..., d] for d in range(4)}
@@ -129,7 +136,7 @@ def from_fleet(posterior: xr.Dataset) -> dict[str, np.ndarray]:
             for i, label in enumerate(labels):
                 effect = own[f"{level}_effect"].sel({level: label})
                 found[f"{level}_effect {name} {i}"] = effect.to_numpy()
-        for level in ("gpu", "model", "deployment"):
+        for level in () if name == "k_S" else ("gpu", "model", "deployment"):
             found[f"log {level}_scale {name}"] = np.log(own[f"{level}_scale"].to_numpy())
     sigma = np.log(posterior["sigma"].to_numpy())
     return found | {f"log_sigma {d}": sigma[..., d] for d in range(4)}
@@ -145,6 +152,7 @@ def test_recipe_and_plain_hierarchy_have_the_same_means_and_variances(steps):
             tune=TUNE,
             chains=4,
             nuts_sampler="numpyro",
+            nuts={"chain_method": "vectorized"},  # there may be fewer devices than chains
             target_accept=0.95,
             random_seed=2,
             progressbar=False,

@@ -10,7 +10,7 @@ from bayeslat.catalog import load_catalog
 from bayeslat.model import ModelSpec, Prior, ScalePrior, build_model
 from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import (
-    JITTER,
+    MIN_OWN_VARIANCE,
     feature_variances,
     fixed_variances,
     marginal_variance,
@@ -79,7 +79,7 @@ def test_prior_of_log_parameters_is_the_integrated_hierarchy(tiny_steps):
     features = design.features
     expected = 0.0
     for p in range(len(spec.parameters)):
-        own = scales["deployment"][p] ** 2 + JITTER
+        own = scales["deployment"][p] ** 2 + MIN_OWN_VARIANCE
         covariance = features * variances[p] @ features.T + own * np.eye(len(features))
         expected += stats.multivariate_normal.logpdf(
             point["log_parameters"][p], mean[p], covariance
@@ -100,7 +100,7 @@ def test_prior_draws_have_the_stated_spread(tiny_steps):
     design = fleet_design(tiny_steps.deployments, load_catalog())
     with build_model(tiny_steps, spec):
         draws = pm.draw(pm.modelcontext(None)["log_parameters"], 4000, random_seed=1)
-    expected = np.sqrt(0.5**2 + 0.3**2 + 0.2**2 + 0.1**2)
+    expected = np.sqrt(0.5**2 + 0.3**2 + 0.2**2 + 0.1**2 + MIN_OWN_VARIANCE)
     np.testing.assert_allclose(draws.std(axis=0), expected, rtol=0.06)
     np.testing.assert_allclose(np.sqrt(marginal_variance(spec, design)), expected, rtol=1e-5)
 

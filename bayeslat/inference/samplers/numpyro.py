@@ -1,12 +1,16 @@
 """NUTS of numpyro: the whole chain is one compiled JAX program."""
 
 import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import MCMC, NUTS
 
+from bayeslat.inference.devices import chains_at_once
 from bayeslat.inference.samplers.base import (
     LogDensity,
     SamplerDraws,
@@ -16,9 +20,11 @@ from bayeslat.inference.samplers.base import (
 
 __all__ = ["sample"]
 
+type Chain = Callable[[Any], Any]
+
 
 def sample(log_density: LogDensity, dim: int, settings: SamplerSettings) -> SamplerDraws:
-    """Sample with numpyro; chains in parallel where JAX has a device for each."""
+    """Sample with numpyro; as many chains at once as the device takes."""
     kernel = NUTS(
         potential_fn=lambda u: -log_density(u),
         target_accept_prob=settings.target_accept,
@@ -49,8 +55,25 @@ def sample(log_density: LogDensity, dim: int, settings: SamplerSettings) -> Samp
     )
 
 
-def _chain_method(chains: int) -> str:
-    """One device a chain where there are enough, else all chains in one vectorised program."""
-    if chains > 1 and jax.local_device_count() >= chains:
-        return "parallel"
-    return "vectorized"
+def _chain_method(chains: int) -> str | Callable[[Chain], Chain]:
+    """One device a chain where there are enough; else waves on a CPU, one program elsewhere."""
+    at_once = chains_at_once(chains)
+    if at_once < chains:
+        return partial(_in_waves, at_once)
+    return "parallel" if jax.local_device_count() >= chains else "vectorized"
+
+
+def _in_waves(at_once: int, chain: Chain) -> Chain:
+    """All chains, `at_once` after `at_once`, through one program that is compiled once."""
+    wave = jax.pmap(chain)
+
+    def every_chain(start: Any) -> Any:
+        """Leaves of `start` and of the result have the chain as first axis."""
+        n = len(jax.tree.leaves(start)[0])
+        parts = [
+            wave(jax.tree.map(lambda leaf, i=i: leaf[i : i + at_once], start))
+            for i in range(0, n, at_once)
+        ]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    return every_chain

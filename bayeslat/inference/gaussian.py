@@ -1,0 +1,109 @@
+"""The Gaussian nearest to the posterior: centre and spread of the typical set, without sampling.
+
+At the optimum of the variational Gaussian approximation the gradient averaged over the Gaussian is
+zero and its precision is the negative Hessian averaged over it (Opper and Archambeau, 2009, "The
+variational Gaussian approximation revisited"). Damped steps towards both are natural-gradient
+ascent. A mode says little where the posterior is skewed, and for pooling scales nothing (their
+joint mode with the effects they scale runs towards zero); averages over a cloud have neither flaw.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslat.inference.target import Target
+
+__all__ = ["inverse_root", "nearest_gaussian"]
+
+type Array = NDArray[np.float64]
+
+N_PAIRS = 2
+"""Antithetic pairs of points in the cloud of one round."""
+
+MAX_ROUNDS = 32
+SETTLED_STEP = 1.5
+"""Where no whitened coordinate wants to move further than this, only noise of the cloud is left."""
+
+N_AVERAGED = 8
+"""Such rounds in a row, or the last ones, averaged by ever smaller steps."""
+
+DAMPING = 0.5
+"""Share of a step that is taken before the averaging."""
+
+MAX_STEP = 3.0
+"""Limit of what a whitened coordinate may want to move in one round."""
+
+MAX_WIDENING = 4.0
+"""Factor by which the variance of a coordinate, given the others, may grow in one round."""
+
+MIN_EIGENVALUE = 0.02
+"""Relative floor of the curvature after diagonal scaling."""
+
+
+def nearest_gaussian(
+    target: Target, centre: Array, precision: Array, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Centre and factor of the Gaussian nearest to the posterior.
+
+    Parameters
+    ----------
+    target : Target
+        The log-posterior.
+    centre : array, shape (dim,)
+        Where to begin.
+    precision : array, shape (dim, dim)
+        Precision to begin with; clipped to positive definite.
+    rng : numpy.random.Generator
+        Source of the cloud.
+
+    Returns
+    -------
+    tuple of array, shapes (dim,) and (dim, dim)
+        Centre, and a factor F whose F F' is the covariance.
+    """
+    factor = inverse_root(precision)
+    radius, averaged = 1.0, 0
+    for number in range(MAX_ROUNDS):
+        cloud = centre + radius * (_radial_pairs(centre.size, rng) @ factor.T)
+        gradient = np.mean([target.value_and_gradient(y)[1] for y in cloud], axis=0)
+        curvature = -np.mean([target.hessian(y) for y in cloud], axis=0)
+        if not (np.isfinite(gradient).all() and np.isfinite(curvature).all()):
+            radius *= 0.5  # the cloud reaches where the density is not a number
+            continue
+        damping = min(DAMPING, 1.0 / (averaged + 1))
+        precision = _blended(precision, curvature, damping)
+        factor = inverse_root(precision)
+        step = factor.T @ gradient
+        longest = np.abs(step).max()
+        centre = centre + damping * (factor @ step) / max(1.0, longest / MAX_STEP)
+        late = number >= MAX_ROUNDS - N_AVERAGED
+        averaged = averaged + 1 if longest < SETTLED_STEP or late else 0
+        if averaged == N_AVERAGED:
+            break
+    return centre, factor
+
+
+def _blended(precision: Array, curvature: Array, share: float) -> Array:
+    """Towards the curvature, which need not be definite, without losing hold of a coordinate."""
+    blended = (1.0 - share) * precision + share * curvature
+    least = np.abs(np.diag(precision)) / MAX_WIDENING
+    np.fill_diagonal(blended, np.maximum(np.diag(blended), least))
+    return blended
+
+
+def _radial_pairs(dim: int, rng: np.random.Generator) -> Array:
+    """Antithetic directions of the length that a standard normal vector typically has."""
+    half = rng.standard_normal((N_PAIRS, dim))
+    half *= np.sqrt(dim) / np.linalg.norm(half, axis=1, keepdims=True)
+    return np.concatenate([half, -half])
+
+
+def inverse_root(precision: Array) -> Array:
+    """A factor F with F F' = inverse(precision), eigenvalues clipped from below.
+
+    They are clipped after diagonal scaling, so that units make no difference (short of 1e4 between
+    standard deviations).
+    """
+    diagonal = np.abs(np.diag(precision))
+    scale = np.sqrt(np.maximum(diagonal, 1e-8 * diagonal.max()))
+    values, vectors = np.linalg.eigh(precision / np.outer(scale, scale))
+    return (vectors / np.sqrt(np.maximum(values, MIN_EIGENVALUE))) @ vectors.T / scale[:, None]
