@@ -1,4 +1,4 @@
-"""Exact Hessians at the price of a few gradients.
+"""Value, gradient and exact Hessian at the price of a few gradients.
 
 The likelihood of one deployment does not depend on the parameters of another, so a Hessian-vector
 product along "parameter p of every deployment at once" yields one column of every diagonal block:
@@ -7,36 +7,47 @@ and costs one product a dimension, but never touches the rows.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["blocked_hessian", "dense_hessian"]
+__all__ = ["IGNORED", "SHARED", "Derivatives", "derivatives"]
 
 type Array = NDArray[np.float64]
 type LogDensity = Callable[[jax.Array], jax.Array]
 
-CHUNK = 16
-"""Hessian-vector products evaluated at once: bounds the memory."""
+SHARED = -1
+"""Group of a coordinate that every group depends on."""
+
+IGNORED = -2
+"""Group of a coordinate that the function does not depend on."""
 
 
-def dense_hessian(function: LogDensity) -> Callable[[jax.Array], jax.Array]:
-    """Compile the dense Hessian of a scalar function of one vector."""
+class Derivatives(NamedTuple):
+    """A function at one point, to second order."""
 
-    @jax.jit
-    def hessian(point: jax.Array) -> jax.Array:
-        def product(tangent: jax.Array) -> jax.Array:
-            return jax.jvp(jax.grad(function), (point,), (tangent,))[1]
+    value: float
+    gradient: Array
+    """Shape (dim,)."""
+    hessian: Array
+    """Shape (dim, dim)."""
 
-        return jax.lax.map(product, jnp.eye(point.size), batch_size=CHUNK)
+    def plus(self, other: Self) -> Self:
+        """The derivatives of a sum."""
+        return type(self)(
+            self.value + other.value,
+            self.gradient + other.gradient,
+            self.hessian + other.hessian,
+        )
 
-    return hessian
 
-
-def blocked_hessian(function: LogDensity, group: Array) -> Callable[[jax.Array], Array]:
-    """Compile the Hessian of a function that is additive over groups of coordinates.
+def derivatives(
+    function: LogDensity, group: NDArray[np.int64], *, at_once: int | None = None
+) -> Callable[[Array], Derivatives]:
+    """Compile a function that is additive over groups of coordinates, to second order.
 
     Parameters
     ----------
@@ -44,39 +55,46 @@ def blocked_hessian(function: LogDensity, group: Array) -> Callable[[jax.Array],
         Maps a vector, shape (dim,), to a scalar.
     group : array of int, shape (dim,)
         Group of each coordinate: second derivatives across different non-negative groups are zero.
-        -1 marks coordinates shared by all groups, -2 those that the function ignores.
+        All of them `SHARED` makes no such assumption.
+    at_once : int, optional
+        Hessian-vector products evaluated at once, one where left out: speed for memory.
 
     Returns
     -------
     callable
-        Maps a point to its Hessian, shape (dim, dim).
+        Maps a point, shape (dim,), to its `Derivatives`.
     """
-    group = np.asarray(group)
-    rank = np.zeros(group.size, dtype=int)
+    rank = _rank_in_group(group)
+    colours = [(group >= 0) & (rank == position) for position in range(rank.max() + 1)]
+    shared = np.flatnonzero(group == SHARED)
+    tangents = np.array([*colours, *(np.arange(group.size) == i for i in shared)], dtype=float)
+
+    def gradient_and_value(point: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, gradient = jax.value_and_grad(function)(point)
+        return gradient, value
+
+    @jax.jit
+    def products(point: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        gradient, product, value = jax.linearize(gradient_and_value, point, has_aux=True)
+        return value, gradient, jax.lax.map(product, jnp.asarray(tangents), batch_size=at_once)
+
+    def assembled(point: Array) -> Derivatives:
+        value, gradient, rows = (np.asarray(found) for found in products(jnp.asarray(point)))
+        hessian = np.zeros((group.size, group.size))
+        for colour, row in zip(colours, rows, strict=False):
+            own = np.flatnonzero(colour)
+            hessian[own] = np.where(group[own][:, None] == group[None, :], row, 0.0)
+        hessian[shared] = rows[len(colours) :]
+        hessian[:, shared] = rows[len(colours) :].T
+        return Derivatives(float(value), gradient, 0.5 * (hessian + hessian.T))
+
+    return assembled
+
+
+def _rank_in_group(group: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Position of each coordinate among those of its group; -1 for those in none."""
+    rank = np.full(group.size, -1)
     for value in np.unique(group[group >= 0]):
         members = np.flatnonzero(group == value)
         rank[members] = np.arange(members.size)
-    n_ranks = int(rank.max()) + 1
-    shared = np.flatnonzero(group == -1)
-    colours = [(group >= 0) & (rank == position) for position in range(n_ranks)]
-    tangents = np.array([*colours, *(np.arange(group.size) == i for i in shared)], dtype=float)
-
-    @jax.jit
-    def products(point: jax.Array) -> jax.Array:
-        def product(tangent: jax.Array) -> jax.Array:
-            return jax.jvp(jax.grad(function), (point,), (tangent,))[1]
-
-        return jax.lax.map(product, jnp.asarray(tangents))
-
-    def hessian(point: jax.Array) -> Array:
-        rows = np.asarray(products(point))
-        result = np.zeros((group.size, group.size))
-        for position, colour in enumerate(colours):
-            own = np.flatnonzero(colour)
-            same = group[own][:, None] == group[None, :]
-            result[own] = np.where(same, rows[position], 0.0)
-        result[shared] = rows[n_ranks:]
-        result[:, shared] = rows[n_ranks:].T
-        return 0.5 * (result + result.T)
-
-    return hessian
+    return rank

@@ -64,8 +64,9 @@ def nearest_gaussian(
     radius, averaged = 1.0, 0
     for number in range(MAX_ROUNDS):
         cloud = centre + radius * (_radial_pairs(centre.size, rng) @ factor.T)
-        gradient = np.mean([target.value_and_gradient(y)[1] for y in cloud], axis=0)
-        curvature = -np.mean([target.hessian(y) for y in cloud], axis=0)
+        found = [target.derivatives(y) for y in cloud]
+        gradient = np.mean([each.gradient for each in found], axis=0)
+        curvature = -np.mean([each.hessian for each in found], axis=0)
         if not (np.isfinite(gradient).all() and np.isfinite(curvature).all()):
             radius *= 0.5  # the cloud reaches where the density is not a number
             continue

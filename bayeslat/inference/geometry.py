@@ -126,7 +126,7 @@ def gaussian_geometry(
     target = Target(flat_density(model), Coordinates(parameters, np.log(w_1), resolution))
     y = climb(target, _initial_coordinates(target, start), _free_in_climb(target))
     rng = np.random.default_rng([seed, 1])  # the starts have taken the seed itself
-    centre, factor = nearest_gaussian(target, y, -target.hessian(y), rng)
+    centre, factor = nearest_gaussian(target, y, -target.derivatives(y).hessian, rng)
     return Geometry(target, centre, factor)
 
 
@@ -143,7 +143,8 @@ def recentred(geometry: Geometry, draws: Array) -> Geometry:
     """
     y = geometry.to_coordinates(draws).reshape(-1, geometry.dim)
     pick = np.linspace(0, len(y) - 1, N_AVERAGED_HESSIANS).astype(int)
-    factor = inverse_root(-np.mean([geometry.target.hessian(y[i]) for i in pick], axis=0))
+    hessians = [geometry.target.derivatives(y[i]).hessian for i in pick]
+    factor = inverse_root(-np.mean(hessians, axis=0))
     centre = y.mean(axis=0)
     return geometry.moved(
         centre, factor @ _pilot_directions(np.linalg.solve(factor, (y - centre).T))

@@ -33,10 +33,10 @@ def climb(target: Target, y: Array, free: NDArray[np.bool_]) -> Array:
     free : array of bool, shape (dim,)
         Coordinates that may move.
     """
-    value, gradient = target.value_and_gradient(y)
+    here = target.derivatives(y)
     damping = 1e-3
     for _ in range(MAX_STEPS):
-        curvature = -target.hessian(y)[np.ix_(free, free)]
+        curvature = -here.hessian[np.ix_(free, free)]
         diagonal = np.diag(np.maximum(np.abs(np.diag(curvature)), 1e-8))
         gain = 0.0
         while not gain > 0.0 and damping < MAX_DAMPING:  # a NaN is no gain
@@ -45,15 +45,15 @@ def climb(target: Target, y: Array, free: NDArray[np.bool_]) -> Array:
             except linalg.LinAlgError:  # not definite here: more damping makes it so
                 damping *= 5.0
                 continue
-            step = linalg.cho_solve(factor, gradient[free])
+            step = linalg.cho_solve(factor, here.gradient[free])
             proposal = y.copy()
             proposal[free] += step / max(1.0, np.abs(step).max() / MAX_STEP)
-            new_value, new_gradient = target.value_and_gradient(proposal)
-            gain = new_value - value
+            there = target.derivatives(proposal)
+            gain = there.value - here.value
             damping = max(damping * 0.2, 1e-9) if gain > 0.0 else damping * 5.0
         if not gain > 0.0:
             return y
-        y, value, gradient = proposal, new_value, new_gradient
+        y, here = proposal, there
         if gain < MIN_GAIN:
             return y
     return y

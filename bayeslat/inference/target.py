@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat.inference.coordinates import Coordinates
-from bayeslat.inference.curvature import blocked_hessian, dense_hessian
+from bayeslat.inference.curvature import IGNORED, SHARED, Derivatives, derivatives
 from bayeslat.inference.density import FlatDensity
 
 __all__ = ["Target"]
 
 type Array = NDArray[np.float64]
+
+ONE_PROGRAM_DIM = 32
+"""Up to this many coordinates, compiling two programs costs more than the products they save."""
+
+PRIOR_AT_ONCE = 16
+"""Products of the prior evaluated at once; the likelihood's, which see all rows, one by one."""
 
 
 @dataclass(frozen=True)
@@ -59,34 +65,31 @@ class Target:
         flat, log_jacobian = self.flatten(y)
         return self.density.prior(flat) + self.density.likelihood(flat) + log_jacobian
 
-    def value_and_gradient(self, y: Array) -> tuple[float, Array]:
-        """Log-posterior and its gradient, shape (dim,)."""
-        value, gradient = self._value_and_gradient(jnp.asarray(y))
-        return float(value), np.asarray(gradient)
-
-    def hessian(self, y: Array) -> Array:
-        """Exact Hessian of the log-posterior, shape (dim, dim)."""
-        return self._hessian(y)
+    def derivatives(self, y: Array) -> Derivatives:
+        """Log-posterior, its gradient and its exact Hessian."""
+        first, *others = (part(y) for part in self._parts)
+        return reduce(Derivatives.plus, others, first)
 
     @cached_property
-    def _value_and_gradient(self) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-        return jax.jit(jax.value_and_grad(self.log_posterior))
+    def _parts(self) -> list[Callable[[Array], Derivatives]]:
+        """Compiled summands of the log-posterior: one program where that compiles sooner."""
+        everywhere = np.full(self.dim, SHARED)
+        if self.dim <= ONE_PROGRAM_DIM:
+            return [derivatives(self.log_posterior, everywhere)]
+        return [
+            derivatives(self.log_prior, everywhere, at_once=PRIOR_AT_ONCE),
+            derivatives(self.log_likelihood, self._groups()),
+        ]
 
-    @cached_property
-    def _hessian(self) -> Callable[[Array], Array]:
-        prior = dense_hessian(self.log_prior)
-        likelihood = blocked_hessian(self.log_likelihood, self._groups())
-        return lambda y: np.asarray(prior(jnp.asarray(y))) + likelihood(jnp.asarray(y))
-
-    def _groups(self) -> Array:
-        """Deployment of each coordinate; -1 shared by the rows, -2 not seen by the likelihood."""
+    def _groups(self) -> NDArray[np.int64]:
+        """Deployment of each coordinate, as the likelihood sees it."""
         n_parameters, n_deployments = self.density.shapes["log_parameters"]
-        groups = np.full(self.dim, -2)
+        groups = np.full(self.dim, IGNORED)
         for name, where in self.density.slices().items():
             if name == "log_parameters":
                 groups[where] = np.tile(np.arange(n_deployments), n_parameters)
             elif name == "log_sigma":
                 groups[where] = np.arange(n_deployments)
             elif name.startswith("nu_"):
-                groups[where] = -1
+                groups[where] = SHARED
         return groups

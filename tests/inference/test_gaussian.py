@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from bayeslat.inference.curvature import Derivatives
 from bayeslat.inference.gaussian import inverse_root, nearest_gaussian
 
 
@@ -14,8 +15,7 @@ def test_a_gaussian_is_recovered():
     root = rng.standard_normal((6, 6))
     precision, mean = root @ root.T + np.eye(6), 3.0 * rng.standard_normal(6)
     target = SimpleNamespace(
-        value_and_gradient=lambda y: (0.0, -precision @ (y - mean)),
-        hessian=lambda y: -precision,
+        derivatives=lambda y: Derivatives(0.0, -precision @ (y - mean), -precision)
     )
     centre, factor = nearest_gaussian(target, np.zeros(6), np.eye(6), np.random.default_rng(1))
     np.testing.assert_allclose(centre, mean, atol=0.05)
@@ -30,8 +30,7 @@ def test_a_skewed_density_gets_its_mean_gradient_to_zero():
     """
     shape = np.linspace(1.0, 10.0, 10)
     target = SimpleNamespace(
-        value_and_gradient=lambda y: (0.0, shape - np.exp(y)),
-        hessian=lambda y: -np.diag(np.exp(y)),
+        derivatives=lambda y: Derivatives(0.0, shape - np.exp(y), -np.diag(np.exp(y)))
     )
     runs = [
         nearest_gaussian(target, np.zeros(10), np.eye(10), np.random.default_rng(seed))
@@ -49,26 +48,23 @@ def test_scales_are_found_where_the_joint_mode_has_none():
     """A hierarchy of effects x_i ~ N(0, exp(2 t)) seen through noise: its mode is at t = -inf."""
     seen, noise = np.array([-2.0, -1.0, 0.5, 1.0, 2.5, -1.5, 0.2, 1.8]), 0.3
 
-    def value_and_gradient(y):
+    def derivatives(y):
         x, t = y[:-1], y[-1]
         pull = (seen - x) / noise**2 - x * np.exp(-2 * t)
         slope = -len(x) + (x**2).sum() * np.exp(-2 * t) - t
-        return 0.0, np.append(pull, slope)
-
-    def hessian(y):
-        x, t = y[:-1], y[-1]
         full = np.diag(np.append(np.full(len(x), -1 / noise**2 - np.exp(-2 * t)), 0.0))
         full[-1, :-1] = full[:-1, -1] = 2 * x * np.exp(-2 * t)
         full[-1, -1] = -2 * (x**2).sum() * np.exp(-2 * t) - 1.0
-        return full
+        return Derivatives(0.0, np.append(pull, slope), full)
 
     def marginal(t):  # x integrated out, prior t ~ N(0, 1)
         variance = np.exp(2 * t) + noise**2
         return 0.5 * (len(seen) * np.log(variance) + (seen**2).sum() / variance + t**2)
 
-    target = SimpleNamespace(value_and_gradient=value_and_gradient, hessian=hessian)
+    target = SimpleNamespace(derivatives=derivatives)
     start = np.append(seen, -2.0)
-    centre, factor = nearest_gaussian(target, start, -hessian(start), np.random.default_rng(0))
+    precision = -derivatives(start).hessian
+    centre, factor = nearest_gaussian(target, start, precision, np.random.default_rng(0))
     best = optimize.minimize_scalar(marginal, bounds=(-3, 3), method="bounded").x
     assert abs(centre[-1] - best) < np.sqrt((factor @ factor.T)[-1, -1])
 
@@ -76,8 +72,11 @@ def test_scales_are_found_where_the_joint_mode_has_none():
 def test_a_cloud_that_leaves_the_support_is_drawn_in():
     """A normal density with an edge five standard deviations away and a far too wide start."""
     target = SimpleNamespace(
-        value_and_gradient=lambda y: (0.0, np.where(np.abs(y) < 5.0, -y, np.nan)),
-        hessian=lambda y: np.diag(np.where(np.abs(y) < 5.0, -1.0, np.nan)),
+        derivatives=lambda y: Derivatives(
+            0.0,
+            np.where(np.abs(y) < 5.0, -y, np.nan),
+            np.diag(np.where(np.abs(y) < 5.0, -1.0, np.nan)),
+        )
     )
     start = 1e-4 * np.eye(3)
     centre, factor = nearest_gaussian(target, np.ones(3), start, np.random.default_rng(0))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bayeslat.catalog import load_catalog
+from bayeslat.inference import target
 from bayeslat.inference.density import flat_density
 from bayeslat.inference.geometry import Geometry, gaussian_geometry, recentred
 from bayeslat.model import ModelSpec, build_model
@@ -60,16 +61,22 @@ def test_log_density_differs_from_the_model_by_the_jacobian_alone(geometry):
     np.testing.assert_allclose(differences, differences[0], atol=1e-6)
 
 
-def test_hessian_is_that_of_autodiff(geometry):
-    expected = jax.hessian(geometry.target.log_posterior)(jnp.asarray(geometry.centre))
-    found = geometry.target.hessian(geometry.centre)
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("limit", [0, 1000], ids=["prior and likelihood apart", "one program"])
+def test_derivatives_are_those_of_autodiff(geometry, monkeypatch, limit):
+    monkeypatch.setattr(target, "ONE_PROGRAM_DIM", limit)
+    afresh = target.Target(geometry.target.density, geometry.target.coordinates)
+    y = jnp.asarray(geometry.centre) + 0.01
+    found = afresh.derivatives(np.asarray(y))
+    assert found.value == pytest.approx(float(afresh.log_posterior(y)))
+    gradient, hessian = jax.grad(afresh.log_posterior)(y), jax.hessian(afresh.log_posterior)(y)
+    np.testing.assert_allclose(found.gradient, gradient, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(found.hessian, hessian, rtol=1e-6, atol=1e-6)
 
 
 def test_factor_whitens_the_curvature(geometry):
     rng = np.random.default_rng(1)
     cloud = geometry.to_coordinates(rng.standard_normal((16, geometry.dim)))
-    curvature = -np.mean([geometry.target.hessian(y) for y in cloud], axis=0)
+    curvature = -np.mean([geometry.target.derivatives(y).hessian for y in cloud], axis=0)
     eigenvalues = np.linalg.eigvalsh(geometry.factor.T @ curvature @ geometry.factor)
     assert 0.1 < eigenvalues.min() and eigenvalues.max() < 10.0
 

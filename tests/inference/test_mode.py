@@ -5,16 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bayeslat.inference.curvature import Derivatives
 from bayeslat.inference.mode import climb
 
 
 def quadratic(mode: np.ndarray, precision: np.ndarray) -> SimpleNamespace:
     return SimpleNamespace(
-        value_and_gradient=lambda y: (
-            -0.5 * (y - mode) @ precision @ (y - mode),
-            -precision @ (y - mode),
-        ),
-        hessian=lambda y: -precision,
+        derivatives=lambda y: Derivatives(
+            -0.5 * (y - mode) @ precision @ (y - mode), -precision @ (y - mode), -precision
+        )
     )
 
 
@@ -37,19 +36,19 @@ def test_climb_leaves_held_coordinates_alone():
 @pytest.mark.parametrize("elsewhere", [-np.inf, np.nan])
 def test_climb_stays_where_no_step_leads_uphill(elsewhere):
     target = SimpleNamespace(
-        value_and_gradient=lambda y: (0.0 if np.all(y == 0) else elsewhere, np.ones_like(y)),
-        hessian=lambda y: -np.eye(y.size),
+        derivatives=lambda y: Derivatives(
+            0.0 if np.all(y == 0) else elsewhere, np.ones_like(y), -np.eye(y.size)
+        )
     )
     np.testing.assert_array_equal(climb(target, np.zeros(3), np.ones(3, bool)), np.zeros(3))
 
 
 def test_climb_damps_its_way_past_what_is_not_a_number():
-    def value_and_gradient(y):  # the full Newton step from 0 lands beyond 2, where log is NaN
+    def derivatives(y):  # the full Newton step from 0 lands beyond 2, where log is NaN
+        left = 2.0 - y[0]
         with np.errstate(invalid="ignore"):
-            return float(np.log(2.0 - y[0]) + 5.0 * y[0]), np.array([5.0 - 1.0 / (2.0 - y[0])])
+            value = float(np.log(left) + 5.0 * y[0])
+        return Derivatives(value, np.array([5.0 - 1.0 / left]), np.array([[-1.0 / left**2]]))
 
-    target = SimpleNamespace(
-        value_and_gradient=value_and_gradient,
-        hessian=lambda y: np.array([[-1.0 / (2.0 - y[0]) ** 2]]),
-    )
+    target = SimpleNamespace(derivatives=derivatives)
     np.testing.assert_allclose(climb(target, np.zeros(1), np.ones(1, bool)), 1.8, atol=0.05)

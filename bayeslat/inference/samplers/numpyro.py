@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -67,13 +68,20 @@ def _in_waves(at_once: int, chain: Chain) -> Chain:
     """All chains, `at_once` after `at_once`, through one program that is compiled once."""
     wave = jax.pmap(chain)
 
-    def every_chain(start: Any) -> Any:
-        """Leaves of `start` and of the result have the chain as first axis."""
-        n = len(jax.tree.leaves(start)[0])
+    def every_chain(starts: Any) -> Any:
+        """Leaves of `starts` and of the result have the chain as first axis."""
+        n = len(jax.tree.leaves(starts)[0])
         parts = [
-            wave(jax.tree.map(lambda leaf, i=i: leaf[i : i + at_once], start))
+            wave(jax.tree.map(itemgetter(slice(i, i + at_once)), starts))
             for i in range(0, n, at_once)
         ]
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        return jax.tree.map(_joined, *parts)
 
     return every_chain
+
+
+def _joined(*leaves: jax.Array) -> Any:
+    """Along the first axis, where possible in numpy: JAX compiles a program for every shape."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jnp.concatenate(leaves)
+    return np.concatenate(leaves)
