@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import bayeslat as bl
 
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_num_cpu_devices", 4)
 matplotlib.use("Agg")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

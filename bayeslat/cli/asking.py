@@ -172,34 +172,44 @@ def invert(
         "context_tokens": context_tokens,
         "context_per_request": fleet.typical_context(deployment),
     }
+    found, shown, largest = _fits(fleet, question, batch_size, total_tokens)
     caveats = _caveats(fleet, deployment, (math.nan,) * 3)
-    shown: str | Table
-    if batch_size is not None:
-        tokens = fleet.feasible_tokens(**question, batch_size=batch_size)
-        caveats += _beyond(fleet, deployment, "total_tokens", tokens.largest)
-        found = {"batch_size": batch_size, "total_tokens": _set_dict(tokens)}
-        shown = _sentence(tokens, "total tokens S", f"B = {batch_size}")
-    elif total_tokens is not None:
-        batches = fleet.feasible_batches(**question, total_tokens=total_tokens)
-        caveats += _beyond(fleet, deployment, "batch_size", batches.largest)
-        found = {"total_tokens": total_tokens, "batch_size": _set_dict(batches)}
-        shown = _sentence(batches, "batch sizes B", f"S = {total_tokens}")
-    else:
-        region = fleet.feasible_region(
-            **question, batch_sizes=REGION_BATCHES, total_tokens=REGION_TOKENS
-        )
-        found = {
-            "batch_size": region.batch_size.tolist(),
-            "total_tokens": region.total_tokens.tolist(),
-            "probability": region.probability.tolist(),
-            "feasible": region.feasible.tolist(),
-        }
-        shown = _region_table(region)
+    for name, value in largest.items():
+        caveats += _beyond(fleet, deployment, name, value)
     if json:
         as_json({**answer, **found, "caveats": caveats, "verdict": verdict_dict(fleet)})
         return
     _introduce(fleet, answer, caveats)
     stdout.print(shown)
+
+
+def _fits(
+    fleet: "FleetPosterior",
+    question: dict[str, Any],
+    batch_size: int | None,
+    total_tokens: int | None,
+) -> tuple[dict[str, Any], str | Table, dict[str, int | None]]:
+    """What fits: for a machine, for a person, and the largest of what was asked for."""
+    if batch_size is not None:
+        tokens = fleet.feasible_tokens(**question, batch_size=batch_size)
+        found = {"batch_size": batch_size, "total_tokens": _set_dict(tokens)}
+        sentence = _sentence(tokens, "total tokens S", f"B = {batch_size}")
+        return found, sentence, {"total_tokens": tokens.largest}
+    if total_tokens is not None:
+        batches = fleet.feasible_batches(**question, total_tokens=total_tokens)
+        found = {"total_tokens": total_tokens, "batch_size": _set_dict(batches)}
+        sentence = _sentence(batches, "batch sizes B", f"S = {total_tokens}")
+        return found, sentence, {"batch_size": batches.largest}
+    region = fleet.feasible_region(
+        **question, batch_sizes=REGION_BATCHES, total_tokens=REGION_TOKENS
+    )
+    found = {
+        "batch_size": region.batch_size.tolist(),
+        "total_tokens": region.total_tokens.tolist(),
+        "probability": region.probability.tolist(),
+        "feasible": region.feasible.tolist(),
+    }
+    return found, _region_table(region), {}
 
 
 def _introduce(fleet: "FleetPosterior", answer: dict[str, Any], caveats: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Commands about newcomers and the whole: cold-start, report, demo."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -23,6 +23,11 @@ from bayeslat.cli.output import (
     working,
 )
 from bayeslat.errors import InputError
+
+if TYPE_CHECKING:
+    from bayeslat.catalog import GPU, LLM, Catalog
+    from bayeslat.observations import Observations
+    from bayeslat.posterior import FleetPosterior
 
 __all__ = ["cold_start", "demo", "report"]
 
@@ -60,16 +65,16 @@ def cold_start(
     --bandwidth-tbs 4.8 --memory-gb 141 --out h200.nc
     """
     check_output(out, ".nc")
-    if name is None and not llm and steps is None:
-        raise InputError(
-            "got no newcomer, expected --name of a GPU, --llm or --steps; give at least one"
-        )
     numbers = {
         "peak_tflops": peak_tflops,
         "bandwidth_tbs": bandwidth_tbs,
         "memory_gb": memory_gb,
     }
     given = {key: value for key, value in numbers.items() if value is not None}
+    if name is None and not llm and steps is None:
+        raise InputError(
+            "got no newcomer, expected --name of a GPU, --llm or --steps; give at least one"
+        )
     if given and name is None:
         raise InputError(f"got {', '.join(given)} without --name, expected the GPU's name; add it")
     from bayeslat.catalog import GPU, LLM, load_catalog
@@ -82,13 +87,11 @@ def cold_start(
     if name is not None:
         known = sheets.gpu(name).to_dict()
         entries.insert(0, GPU.from_dict({**known, **given, "name": name}))
-    sheets = sheets.with_entries(*entries)
-    observations = read_steps(steps, catalog=sheets) if steps is not None else None
-    if observations is not None:
+    observations = None
+    if steps is not None:
+        observations = read_steps(steps, catalog=sheets.with_entries(*entries))
         say(escape(observations.quarantine.summary()), quiet=json)
-        named = {entry.name for entry in entries}
-        entries += [sheets.gpu(g) for g in {d.gpu for d in observations.deployments} - named]
-        entries += [sheets.llm(m) for m in {d.model for d in observations.deployments} - named]
+        entries += _others(observations, sheets, {entry.name for entry in entries})
     with working("predicting the newcomer") as tell:
         new = fleet.cold_start(
             entries,
@@ -101,27 +104,37 @@ def cold_start(
     saved = passed or allow_unconverged
     if saved:
         new.save(out)
-    labels = [deployment.label for deployment in new.deployments]
     if json:
-        as_json(
-            {
-                "saved": out if saved else None,
-                "deployments": labels,
-                "unknown_names": list(new.unknown_names),
-                "n_steps": len(observations) if observations is not None else 0,
-                "verdict": verdict_dict(new),
-            }
-        )
+        as_json(_newcomer_summary(new, observations, out if saved else None))
     else:
         show_verdict(new)
         if new.unknown_names:
             say(f"[yellow]no full datasheet: {escape(', '.join(new.unknown_names))}[/yellow]")
-        for label in labels:
-            say(escape(label))
+        for deployment in new.deployments:
+            say(escape(deployment.label))
         say(f"saved to {out}" if saved else f"[red]not saved[/red] to {out}: see the verdict")
     if not saved:
         stderr.print("error: sampling did not converge; give more steps or --allow-unconverged")
         raise typer.Exit(1)
+
+
+def _others(observations: "Observations", sheets: "Catalog", named: set[str]) -> "list[GPU | LLM]":
+    """Datasheets of what the steps name and the options do not."""
+    gpus = {deployment.gpu for deployment in observations.deployments} - named
+    llms = {deployment.model for deployment in observations.deployments} - named
+    return [*map(sheets.gpu, sorted(gpus)), *map(sheets.llm, sorted(llms))]
+
+
+def _newcomer_summary(
+    new: "FleetPosterior", observations: "Observations | None", out: Path | None
+) -> dict[str, Any]:
+    return {
+        "saved": out,
+        "deployments": [deployment.label for deployment in new.deployments],
+        "unknown_names": list(new.unknown_names),
+        "n_steps": len(observations) if observations is not None else 0,
+        "verdict": verdict_dict(new),
+    }
 
 
 def report(

@@ -1,0 +1,73 @@
+"""From a model to draws: which settings are refused, when a pilot and a second run follow."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bayeslat.errors import InputError
+from bayeslat.inference import run
+from bayeslat.inference.samplers import SamplerSettings
+
+
+@pytest.mark.parametrize(
+    ("sampler", "changes"),
+    [
+        ("emcee", {}),
+        ("numpyro", {"draws": 5}),
+        ("numpyro", {"tune": 0}),
+        ("numpyro", {"chains": 1}),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(sampler, changes):
+    with pytest.raises(InputError, match="expected"):
+        run.check_settings(sampler, SamplerSettings(**changes))
+
+
+@pytest.fixture
+def sampling(monkeypatch):
+    """Sampling with everything costly replaced; returns (R-hats of the runs) -> (what was told).
+
+    The run that counts passes where its R-hat is below 1.01.
+    """
+
+    def sample(rhats, **options):
+        left, told = iter(rhats), []
+
+        def verdict(*_):
+            rhat = next(left)
+            return run.SampledModel(None, None, SimpleNamespace(max_rhat=rhat, passed=rhat < 1.01))
+
+        monkeypatch.setattr(run, "gaussian_geometry", lambda *_, **__: SimpleNamespace(
+            log_density=None, dim=1))  # fmt: skip
+        monkeypatch.setattr(run, "recentred", lambda geometry, _: geometry)
+        monkeypatch.setattr(run, "_labelled", verdict)
+        drawn = SimpleNamespace(position=np.zeros((2, 1, 1)))
+        monkeypatch.setattr(run, "SAMPLERS", {"fake": lambda *_: drawn})
+        sampled = run.sample_model(
+            None, None, (), np.ones(1), mean=np.ones(1), variance=np.ones(1),
+            sampler="fake", settings=SamplerSettings(draws=50), report=told.append, **options,
+        )  # fmt: skip
+        assert next(left, None) is None  # every run was used
+        return sampled.verdict.max_rhat, told[1:]
+
+    return sample
+
+
+def test_a_pilot_that_mixes_well_is_the_only_one(sampling):
+    assert sampling([1.04, 1.001]) == (1.001, ["pilot 1: 200 draws", "50 draws"])
+
+
+def test_a_second_pilot_follows_one_that_mixes_badly(sampling):
+    found = ["pilot 1: 200 draws", "pilot 2: 200 draws", "50 draws"]
+    assert sampling([1.2, 1.3, 1.001]) == (1.001, found)
+
+
+def test_no_pilot_where_none_is_allowed(sampling):
+    assert sampling([1.001], max_pilots=0) == (1.001, ["50 draws"])
+
+
+def test_a_run_that_fails_is_followed_by_one_longer_run_whatever_comes_of_it(sampling):
+    rhat, told = sampling([1.04, 1.02, 1.02])
+    assert rhat == 1.02
+    assert told[-1].endswith("once more with 100 draws")
