@@ -44,9 +44,7 @@ class Derivatives(NamedTuple):
         )
 
 
-def derivatives(
-    function: LogDensity, group: NDArray[np.int64], *, at_once: int | None = None
-) -> Callable[[Array], Derivatives]:
+def derivatives(function: LogDensity, group: NDArray[np.int64]) -> Callable[[Array], Derivatives]:
     """Compile a function that is additive over groups of coordinates, to second order.
 
     Parameters
@@ -56,8 +54,6 @@ def derivatives(
     group : array of int, shape (dim,)
         Group of each coordinate: second derivatives across different non-negative groups are zero.
         All of them `SHARED` makes no such assumption.
-    at_once : int, optional
-        Hessian-vector products evaluated at once, one where left out: speed for memory.
 
     Returns
     -------
@@ -76,7 +72,7 @@ def derivatives(
     @jax.jit
     def products(point: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         gradient, product, value = jax.linearize(gradient_and_value, point, has_aux=True)
-        return value, gradient, jax.lax.map(product, jnp.asarray(tangents), batch_size=at_once)
+        return value, gradient, jax.lax.map(product, jnp.asarray(tangents))
 
     def assembled(point: Array) -> Derivatives:
         value, gradient, rows = (np.asarray(found) for found in products(jnp.asarray(point)))

@@ -35,12 +35,12 @@ def term_resolution(
     """
     index = {name: i for i, name in enumerate(parameters)}
     resolution = np.ones_like(start.log_parameters)
+    jacobian = _log_jacobian(observations, parameters, w_1, start.log_parameters)
     for d in range(w_1.size):
         rows = observations.deployment_index == d
         theta = start.log_parameters[:, d]
-        jacobian = _log_jacobian(observations, rows, parameters, w_1[d], theta)
         weight = observations.n_averaged[rows] / np.exp(2.0 * start.log_sigma[d])
-        information = (jacobian.T * weight) @ jacobian
+        information = (jacobian[:, rows] * weight) @ jacobian[:, rows].T
         log_sd = {
             name: _own_log_sd(information, variance[:, d], index[name])
             for name in (*STRAIGHTENED, "tau_0", "tau_S")
@@ -72,14 +72,26 @@ def _own_log_sd(information: Array, variance: Array, i: int) -> float:
 
 
 def _log_jacobian(
-    observations: Observations, rows: Array, parameters: tuple[str, ...], w_1: float, theta: Array
+    observations: Observations, parameters: tuple[str, ...], w_1: Array, theta: Array
 ) -> Array:
-    """D log T / d log-parameters at theta, shape (row, parameter)."""
-    batch, tokens = observations.batch_size[rows], observations.total_tokens[rows]
-    context = np.nan_to_num(observations.context_tokens[rows], nan=0.0)
+    """Derivative of every row's log T in its own deployment's log-parameters, (parameter, row)."""
+    context = np.nan_to_num(observations.context_tokens, nan=0.0)
 
     def log_latency(point: jax.Array) -> jax.Array:
-        values = {name: jnp.exp(point[i]) for i, name in enumerate(parameters)}
-        return jnp.log(saturation.latency({**values, "w_1": w_1}, batch, tokens, context, xp=jnp))
+        of_row = jnp.exp(point)[:, observations.deployment_index]
+        values = {name: of_row[i] for i, name in enumerate(parameters)}
+        values["w_1"] = jnp.asarray(w_1)[observations.deployment_index]
+        return jnp.log(
+            saturation.latency(
+                values, observations.batch_size, observations.total_tokens, context, xp=jnp
+            )
+        )
 
-    return np.asarray(jax.jacfwd(log_latency)(jnp.asarray(theta)))
+    @jax.jit
+    def derivative(tangent: jax.Array) -> jax.Array:
+        return jax.jvp(log_latency, (jnp.asarray(theta),), (tangent,))[1]
+
+    everywhere = np.zeros((len(parameters), *theta.shape))
+    for i in range(len(parameters)):
+        everywhere[i, i] = 1.0
+    return np.stack([np.asarray(derivative(tangent)) for tangent in everywhere])

@@ -20,9 +20,6 @@ type Array = NDArray[np.float64]
 ONE_PROGRAM_DIM = 32
 """Up to this many coordinates, compiling two programs costs more than the products they save."""
 
-PRIOR_AT_ONCE = 16
-"""Products of the prior evaluated at once; the likelihood's, which see all rows, one by one."""
-
 
 @dataclass(frozen=True)
 class Target:
@@ -77,7 +74,7 @@ class Target:
         if self.dim <= ONE_PROGRAM_DIM:
             return [derivatives(self.log_posterior, everywhere)]
         return [
-            derivatives(self.log_prior, everywhere, at_once=PRIOR_AT_ONCE),
+            derivatives(self.log_prior, everywhere),
             derivatives(self.log_likelihood, self._groups()),
         ]
 
