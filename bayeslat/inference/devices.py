@@ -12,7 +12,9 @@ def prepare_devices() -> None:
 
     This can only be set before JAX is first used, and libraries use it while they are imported
     (PyMC asks for a hundred devices, which halves the speed of each). So importing
-    `bayeslat.inference` does it first. Where it is too late chains run as JAX stands.
+    `bayeslat.inference` does it first. Where it is too late chains run as JAX stands. A PyMC model
+    sampled by numpyro in the same process runs more chains than cores with
+    ``nuts={"chain_method": "vectorized"}``.
     """
     try:
         jax.config.update("jax_num_cpu_devices", _cores())
