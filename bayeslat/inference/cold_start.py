@@ -131,7 +131,6 @@ def conditioned_newcomers(
         sampler=sampler,
         settings=settings,
         report=report,
-        max_pilots=0,  # few parameters under a Gaussian prior: the first map is good
         straighten=len(steps) > MANY_STEPS * shape[1],
     )
     values = _spread_news(sampled.values, log_parameters, log_sigma, measured, spec, design, rng)

@@ -5,6 +5,7 @@ The sampler sees u in y = centre + factor u, and y maps to the model's own value
 walk and never the posterior.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pymc as pm
+from jax.tree_util import Partial
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -63,9 +65,16 @@ class Geometry:
         """Length of u."""
         return self.centre.size
 
-    def log_density(self, u: jax.Array) -> jax.Array:
-        """Log-posterior of u up to a constant: what a sampler walks on."""
-        return self.target.log_posterior(jnp.asarray(self.centre) + jnp.asarray(self.factor) @ u)
+    @property
+    def log_density(self) -> Callable[[jax.Array], jax.Array]:
+        """Log-posterior of u up to a constant: what a sampler walks on.
+
+        A function with its centre and factor as data, so that programs compiled for one map serve
+        for every other map of the same target.
+        """
+        return Partial(
+            self.target.log_posterior_at, jnp.asarray(self.centre), jnp.asarray(self.factor)
+        )
 
     def to_coordinates(self, draws: Array) -> Array:
         """Draws of u, shape (..., dim), to coordinates y."""

@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslat.errors import InputError
-from bayeslat.inference.convergence import ConvergenceVerdict, convergence_verdict
+from bayeslat.inference.convergence import MIN_ESS, ConvergenceVerdict, convergence_verdict
 from bayeslat.inference.geometry import Geometry, gaussian_geometry, recentred
 from bayeslat.inference.samplers import SAMPLERS, SamplerDraws, SamplerSettings
 from bayeslat.observations import Observations
@@ -25,12 +25,12 @@ type Array = NDArray[np.float64]
 type Report = Callable[[str], None]
 
 PILOT_DRAWS: Final = 200
-PILOT_TUNE: Final = 200
 MAX_PILOTS: Final = 2
 PILOT_RHAT: Final = 1.05
 """A pilot that mixes this well needs no better map."""
-LONGER: Final = 2
-"""How much longer the second run is when the first one did not pass."""
+LONGER: Final = (2.0, 6.0)
+"""Least and most that a second run is longer, where the first did not pass: as much as its
+effective sample size was short."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,6 @@ def sample_model(
     sampler: str,
     settings: SamplerSettings,
     report: Report,
-    max_pilots: int = MAX_PILOTS,
     straighten: bool = True,
 ) -> SampledModel:
     """Sample a model whose free variables include ``log_parameters`` and ``log_sigma``.
@@ -91,13 +90,11 @@ def sample_model(
         Of the run that counts.
     report : callable
         Told in a few words what begins.
-    max_pilots : int
-        Most pilot runs; none where the Gaussian alone is good enough a map.
     straighten : bool
         As in `bayeslat.inference.geometry.gaussian_geometry`.
     """
     check_settings(sampler, settings)
-    seeds = iter(np.random.SeedSequence(settings.seed).generate_state(max_pilots + 3).tolist())
+    seeds = iter(np.random.SeedSequence(settings.seed).generate_state(MAX_PILOTS + 3).tolist())
     report("starting points, nearest Gaussian")
     geometry = gaussian_geometry(
         model,
@@ -115,18 +112,25 @@ def sample_model(
         draws = SAMPLERS[sampler](geometry.log_density, geometry.dim, now)
         return _labelled(model, geometry, draws, now.max_depth), draws
 
-    for number in range(1, max_pilots + 1):
+    for number in range(1, MAX_PILOTS + 1):
         report(f"pilot {number}: {PILOT_DRAWS} draws")
-        pilot, draws = run(geometry, draws=PILOT_DRAWS, tune=PILOT_TUNE)
+        pilot, draws = run(geometry, draws=PILOT_DRAWS)
         geometry = recentred(geometry, draws.position)
         if pilot.verdict.max_rhat <= PILOT_RHAT:
             break
     report(f"{settings.draws} draws")
     sampled, draws = run(geometry)
     if not sampled.verdict.passed:
-        report(f"{sampled.verdict}; once more with {LONGER * settings.draws} draws")
-        sampled, _ = run(recentred(geometry, draws.position), draws=LONGER * settings.draws)
+        longer = _longer(sampled.verdict, settings.draws)
+        report(f"{sampled.verdict}; once more with {longer} draws")
+        sampled, _ = run(recentred(geometry, draws.position), draws=longer)
     return sampled
+
+
+def _longer(verdict: ConvergenceVerdict, draws: int) -> int:
+    """Draws of a second run."""
+    short = MIN_ESS / max(min(verdict.min_ess_bulk, verdict.min_ess_tail), 1.0)
+    return round(draws * float(np.clip(short, *LONGER)))
 
 
 def _labelled(

@@ -21,7 +21,7 @@ ONE_PROGRAM_DIM = 32
 """Up to this many coordinates, compiling two programs costs more than the products they save."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compiled programs are found again by identity
 class Target:
     """Log-posterior of y, the model's value variables with the log-parameters in coordinates.
 
@@ -61,6 +61,10 @@ class Target:
         """Log-posterior of y up to a constant, Jacobian included."""
         flat, log_jacobian = self.flatten(y)
         return self.density.prior(flat) + self.density.likelihood(flat) + log_jacobian
+
+    def log_posterior_at(self, centre: jax.Array, factor: jax.Array, u: jax.Array) -> jax.Array:
+        """Log-posterior of y = centre + factor u."""
+        return self.log_posterior(centre + factor @ u)
 
     def derivatives(self, y: Array) -> Derivatives:
         """Log-posterior, its gradient and its exact Hessian."""

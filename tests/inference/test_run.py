@@ -24,6 +24,17 @@ def test_settings_that_cannot_be_are_refused(sampler, changes):
         run.check_settings(sampler, SamplerSettings(**changes))
 
 
+def verdict_of(rhat: float, ess: float = 300.0) -> SimpleNamespace:
+    return SimpleNamespace(
+        max_rhat=rhat, passed=rhat < 1.01, min_ess_bulk=2 * ess, min_ess_tail=ess
+    )
+
+
+@pytest.mark.parametrize(("ess", "expected"), [(350.0, 100), (100.0, 200), (5.0, 300)])
+def test_a_second_run_is_longer_by_what_the_first_was_short_of(ess, expected):
+    assert run._longer(verdict_of(1.02, ess), 50) == expected
+
+
 @pytest.fixture
 def sampling(monkeypatch):
     """Sampling with everything costly replaced; returns (R-hats of the runs) -> (what was told).
@@ -31,12 +42,12 @@ def sampling(monkeypatch):
     The run that counts passes where its R-hat is below 1.01.
     """
 
-    def sample(rhats, **options):
+    def sample(rhats):
         left, told = iter(rhats), []
 
         def verdict(*_):
             rhat = next(left)
-            return run.SampledModel(None, None, SimpleNamespace(max_rhat=rhat, passed=rhat < 1.01))
+            return run.SampledModel(None, None, verdict_of(rhat))
 
         monkeypatch.setattr(run, "gaussian_geometry", lambda *_, **__: SimpleNamespace(
             log_density=None, dim=1))  # fmt: skip
@@ -46,7 +57,7 @@ def sampling(monkeypatch):
         monkeypatch.setattr(run, "SAMPLERS", {"fake": lambda *_: drawn})
         sampled = run.sample_model(
             None, None, (), np.ones(1), mean=np.ones(1), variance=np.ones(1),
-            sampler="fake", settings=SamplerSettings(draws=50), report=told.append, **options,
+            sampler="fake", settings=SamplerSettings(draws=50), report=told.append,
         )  # fmt: skip
         assert next(left, None) is None  # every run was used
         return sampled.verdict.max_rhat, told[1:]
@@ -61,10 +72,6 @@ def test_a_pilot_that_mixes_well_is_the_only_one(sampling):
 def test_a_second_pilot_follows_one_that_mixes_badly(sampling):
     found = ["pilot 1: 200 draws", "pilot 2: 200 draws", "50 draws"]
     assert sampling([1.2, 1.3, 1.001]) == (1.001, found)
-
-
-def test_no_pilot_where_none_is_allowed(sampling):
-    assert sampling([1.001], max_pilots=0) == (1.001, ["50 draws"])
 
 
 def test_a_run_that_fails_is_followed_by_one_longer_run_whatever_comes_of_it(sampling):
