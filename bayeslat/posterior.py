@@ -367,14 +367,15 @@ class FleetPosterior:
         Raises
         ------
         InputError
-            Where there is nothing to predict, or this posterior is itself a cold start.
+            Where there is nothing to predict, a newcomer is no datasheet, or this posterior is
+            itself a cold start.
         """
         if "intercept" not in self.posterior:
             raise InputError(
                 "got a posterior that is itself a cold start, expected a fitted fleet; call"
                 " cold_start on the fleet with all the new entries"
             )
-        entries = (new,) if isinstance(new, GPU | LLM) else tuple(new)
+        entries = _entries(new)
         catalog = self.catalog.with_entries(*entries)
         observations = _observations(steps, catalog) if steps is not None else None
         targets = tuple(deployments) if deployments else self._newcomers(entries)
@@ -500,6 +501,17 @@ def load(path: str | Path) -> FleetPosterior:
         For a missing or damaged file, one that is no posterior, or one of another schema.
     """
     return FleetPosterior(load_tree(Path(path)))
+
+
+def _entries(new: GPU | LLM | Sequence[GPU | LLM]) -> tuple[GPU | LLM, ...]:
+    entries = (new,) if isinstance(new, GPU | LLM | str) else tuple(new)
+    for entry in entries:
+        if not isinstance(entry, GPU | LLM):
+            raise InputError(
+                f"got newcomer {entry!r}, expected a GPU or an LLM; for a name that the catalogue"
+                " holds take bayeslat.load_catalog().gpu(name) or .llm(name)"
+            )
+    return entries
 
 
 def _observations(steps: Observations | pd.DataFrame, catalog: Catalog) -> Observations:

@@ -26,8 +26,7 @@ def chains_at_once(chains: int) -> int:
     """How many of `chains` equal chains to run at once.
 
     All in one vectorised program on an accelerator. On a CPU the largest divisor of `chains` that
-    leaves each a core: with more at once than cores XLA piles up unfinished work, gigabytes in
-    minutes.
+    leaves each a core: more would wait for each other, while XLA piles up what they leave undone.
     """
     if jax.default_backend() != "cpu":
         return chains

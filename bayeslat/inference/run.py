@@ -128,9 +128,9 @@ def sample_model(
 
 
 def _longer(verdict: ConvergenceVerdict, draws: int) -> int:
-    """Draws of a second run."""
-    short = MIN_ESS / max(min(verdict.min_ess_bulk, verdict.min_ess_tail), 1.0)
-    return round(draws * float(np.clip(short, *LONGER)))
+    """Draws of a second run; an effective sample size that is not a number counts as none."""
+    found = np.nan_to_num([verdict.min_ess_bulk, verdict.min_ess_tail]).min()
+    return round(draws * float(np.clip(MIN_ESS / max(found, 1.0), *LONGER)))
 
 
 def _labelled(

@@ -86,6 +86,11 @@ def read_steps(
     ObservationWarning
         Context tokens are recorded for some rows of a deployment only.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(
+            f"got a {type(path).__name__}, expected the path of a step log; for a table in memory"
+            " call validate_steps"
+        )
     file = Path(path)
     check_readable(file)
     options = ReadOptions(

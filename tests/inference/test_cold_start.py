@@ -74,6 +74,12 @@ def test_newcomers_are_crossed_with_what_the_fleet_holds(tiny_fleet):
     assert (log_width(both, both.deployments[0]) > 0).all()
 
 
+@pytest.mark.parametrize("new", ["H200", [bl.GPU("H200"), "llama-7b"]])
+def test_a_name_is_no_newcomer(tiny_fleet, new):
+    with pytest.raises(InputError, match="expected a GPU or an LLM"):
+        tiny_fleet.cold_start(new)
+
+
 def test_a_cold_start_cannot_be_cold_started(tiny_fleet):
     with pytest.raises(InputError, match="itself a cold start"):
         tiny_fleet.cold_start(TWIN).cold_start(UNKNOWN)

@@ -30,7 +30,9 @@ def verdict_of(rhat: float, ess: float = 300.0) -> SimpleNamespace:
     )
 
 
-@pytest.mark.parametrize(("ess", "expected"), [(350.0, 100), (100.0, 200), (5.0, 300)])
+@pytest.mark.parametrize(
+    ("ess", "expected"), [(350.0, 100), (100.0, 200), (5.0, 300), (np.nan, 300)]
+)
 def test_a_second_run_is_longer_by_what_the_first_was_short_of(ess, expected):
     assert run._longer(verdict_of(1.02, ess), 50) == expected
 

@@ -1,6 +1,7 @@
 import gzip
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from bayeslat.errors import InputError
@@ -21,6 +22,10 @@ def refused(path, **options):
 
 def test_missing_file(tmp_path):
     assert "does not exist" in refused(tmp_path / "absent.csv")
+
+
+def test_a_table_is_no_path():
+    assert "call validate_steps" in refused(pd.DataFrame({"gpu": ["H100"]}))
 
 
 def test_folder(tmp_path):
