@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 from monte_carlo import mean_over_draws, z_bound, z_scores
 from scipy import stats
 
@@ -70,6 +71,32 @@ def test_same_seed_gives_the_same_draws_and_another_gives_others():
     np.testing.assert_array_equal(sample(gaussian, DIM, short).position, again)
     other = SamplerSettings(draws=20, tune=20, chains=2, seed=6)
     assert not np.isclose(sample(gaussian, DIM, other).position, again).any()
+
+
+def test_numpyro_compiles_once_for_other_data_and_another_length():
+    traced = []
+
+    def shifted(shift, u):
+        traced.append(shift)
+        return -0.5 * jnp.sum((u - shift) ** 2)
+
+    def mean(shift: float, draws: int) -> np.ndarray:
+        density = Partial(shifted, jnp.full(2, shift))
+        settings = SamplerSettings(draws=draws, tune=50, chains=2, seed=0)
+        return SAMPLERS["numpyro"](density, 2, settings).position.mean(axis=(0, 1))
+
+    first = mean(0.0, 60)
+    n_traced = len(traced)
+    second = mean(3.0, 130)
+    assert len(traced) == n_traced > 0
+    np.testing.assert_allclose(first, 0.0, atol=0.7)
+    np.testing.assert_allclose(second, 3.0, atol=0.5)
+
+
+def test_a_bar_leaves_standard_output_alone(capsys):
+    settings = SamplerSettings(draws=20, tune=20, chains=2, progress=True)
+    SAMPLERS["numpyro"](gaussian, DIM, settings)
+    assert capsys.readouterr().out == ""
 
 
 TRUTH = {

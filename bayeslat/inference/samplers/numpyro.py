@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from numpyro.infer import NUTS
+from rich.console import Console
 from rich.progress import track
 
 from bayeslat.inference.devices import chains_at_once
@@ -53,7 +54,13 @@ def sample(log_density: LogDensity, dim: int, settings: SamplerSettings) -> Samp
     n_pieces = -(-(settings.tune + settings.draws) // PIECE)
     plan = [(wave, piece) for wave in waves for piece in range(n_pieces)]
     found = []
-    for wave, piece in track(plan, "sampling", transient=True, disable=not settings.progress):
+    for wave, piece in track(
+        plan,
+        "sampling",
+        console=Console(stderr=True),
+        transient=True,
+        disable=not settings.progress,
+    ):
         if piece == 0:
             state = begin(partial.args, starts[wave], keys[wave])
         state, transitions = advance(partial.args, state)
