@@ -11,7 +11,7 @@ from bayeslat.catalog import Catalog, load_catalog
 from bayeslat.errors import InputError
 from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import marginal_variance, prior_mean
-from bayeslat.model.priors import NOISE_GPU_SPREAD
+from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_MEAN, NOISE_SCALE
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations
 from bayeslat.posterior import FleetPosterior
@@ -25,7 +25,10 @@ COLUMNS: Final = ("lower_90", "lower_50", "median", "upper_50", "upper_90")
 MAX_DRAWS: Final = 1000
 """Draws that the mixtures of `predict_rows` keep: quantiles of steps need no more."""
 
-_PRIOR_SIGMA: Final = (np.log(0.05), np.sqrt(0.7**2 + NOISE_GPU_SPREAD**2 + 0.5**2))
+_PRIOR_SIGMA: Final = (
+    np.log(NOISE_MEAN[0]),
+    np.linalg.norm([NOISE_MEAN[1], NOISE_GPU_SPREAD, NOISE_SCALE[0]]),
+)
 _PRIOR_NU: Final = 5.0
 
 

@@ -20,7 +20,7 @@ from bayeslat.model.pooling import (
     pooled_normal,
     prior_mean,
 )
-from bayeslat.model.priors import NOISE_GPU_SPREAD
+from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_MEAN, NOISE_SCALE
 from bayeslat.model.rows import row_layout
 from bayeslat.model.spec import ModelSpec
 from bayeslat.noise import FAMILIES
@@ -192,8 +192,8 @@ def _pooling_scale(spec: ModelSpec, level: str) -> Any:
 
 def _pooled_noise(design: FleetDesign) -> Any:
     """Log relative noise of each deployment, pooled by GPU around a few per cent."""
-    location = pm.Normal("log_sigma_mean", mu=np.log(0.05), sigma=0.7)
+    location = pm.Normal("log_sigma_mean", mu=np.log(NOISE_MEAN[0]), sigma=NOISE_MEAN[1])
     device = pm.Normal("log_sigma_gpu", sigma=NOISE_GPU_SPREAD, dims="gpu")
-    spread = pm.LogNormal("log_sigma_scale", mu=np.log(0.5), sigma=0.4)
+    spread = pm.LogNormal("log_sigma_scale", mu=np.log(NOISE_SCALE[0]), sigma=NOISE_SCALE[1])
     mean = location + device[design.gpu_index]
     return pm.Normal("log_sigma", mu=mean, sigma=spread, dims="deployment")

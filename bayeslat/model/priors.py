@@ -20,6 +20,8 @@ __all__ = [
     "DEFAULT_PRIORS",
     "ELASTICITY_SPREAD",
     "NOISE_GPU_SPREAD",
+    "NOISE_MEAN",
+    "NOISE_SCALE",
     "REGRESSORS",
     "Prior",
     "ScalePrior",
@@ -31,6 +33,11 @@ REGRESSORS: Final = ("compute", "bandwidth", "size", "kv", "tp")
 ELASTICITY_SPREAD: Final = 0.2
 """Prior standard deviation of every elasticity that a parameter has."""
 
+NOISE_MEAN: Final = (0.05, 0.7)
+"""Median of the relative noise of a fleet, and the standard deviation of its logarithm."""
+
+NOISE_SCALE: Final = (0.5, 0.4)
+"""Median of the standard deviation of log noise over deployments, and that of its logarithm."""
 
 NOISE_GPU_SPREAD: Final = 0.4
 """Standard deviation of a GPU's part in the log noise: hosts, drivers and clocks come with it. Too
