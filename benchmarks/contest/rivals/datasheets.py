@@ -12,7 +12,7 @@ from bayeslat.catalog import Catalog
 from bayeslat.schema import PHASES
 from contest.splits import deployment_of
 
-__all__ = ["ENGINES", "FEATURES", "datasheet", "step_features"]
+__all__ = ["ENGINES", "FEATURES", "catalog", "datasheet", "step_features"]
 
 type Array = NDArray[np.float64]
 

@@ -1,13 +1,14 @@
 """The formula for deployments that nobody has measured: known formulas, weighted by likeness.
 
 The log-latency of a new deployment at a step is a weighted sum of what the formulas of the known
-deployments say of that step. The weights are those of ridge regression (kriging) on the logarithms
-of the datasheet quantities and on indicators of engine, GPU, LLM and configuration (LLM,
-parallelism and engine together). Unlike a regression of the parameters one by one this does not
-suffer from parameters that stand in for each other. A formula fitted to these forecasts is where
-the deployment's own fit starts as soon as it has steps, and a Gaussian penalty holds it there. How
-strong the ridge is and how far the forecasts may be trusted comes from leaving every known GPU (or
-LLM) out in turn: what the task does, done in advance.
+deployments say of that step. Where two shares of the same GPU are known in its configuration (LLM,
+parallelism and engine) the sum is the straight line between them, over the log of the share. Else
+the weights are those of ridge regression (kriging) on the logarithms of the datasheet quantities
+and on indicators of engine, GPU, LLM and configuration. Unlike a regression of the parameters one
+by one this does not suffer from parameters that stand in for each other. A formula fitted to these
+forecasts is where the deployment's own fit starts as soon as it has steps, and a Gaussian penalty
+holds it there. How strong the ridge is and how far the forecasts may be trusted comes from leaving
+every known GPU (or LLM) out in turn: what the task does, done in advance.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from contest.rivals.datasheets import datasheet
+from bayeslat.schema import Deployment
+from contest.rivals.datasheets import catalog, datasheet
 from contest.rivals.formula import Fitter, Prior, predict
 from contest.splits import Task, deployment_of
 
-__all__ = ["Pooled", "Rehearsal", "left_out_column", "thinned"]
+__all__ = ["Newcomer", "Pooled", "left_out_column", "thinned"]
 
 type Array = NDArray[np.float64]
 
@@ -38,6 +40,7 @@ CONSTANT: Final = 3.0
 EFFECTS: Final = {"engine": 1.0, "gpu": 0.5, "model": 0.5, "configuration": 0.5}
 """How large effects may be, relative to each other: standard deviations of a Gaussian prior."""
 
+N_SHARES: Final = 2
 CLIP: Final = 3.0
 DIAGONAL_SHARE: Final = 0.1
 LEAST_SPREAD: Final = 0.05
@@ -54,21 +57,25 @@ def thinned(frame: pd.DataFrame, rows: int = ROWS) -> pd.DataFrame:
 
 
 @dataclass(frozen=True, eq=False)
-class Rehearsal:
-    """A known deployment forecast as if it were new.
+class Newcomer:
+    """Forecasts of a deployment that is new, or that is treated as if it were.
 
     Attributes
     ----------
     few, log_few
-        Steps that were given away, and their log-latency by the refitted formula.
+        Steps known of it, and their log-latency by its formula.
     rest, log_rest
-        The other steps, and their log-latency by the same.
+        The other steps, and their log-latency by its formula.
+    shares
+        Positions and weights of the two known deployments between whose shares it lies; empty
+        where there are none.
     """
 
     few: pd.DataFrame
     log_few: Array
     rest: pd.DataFrame
     log_rest: Array
+    shares: dict[int, float]
 
 
 class Pooled:
@@ -88,8 +95,8 @@ class Pooled:
         self.train, self.fitter = train, fitter
         self.own = {label: thinned(steps) for label, steps in train.groupby("deployment")}
         self.labels = list(self.own)
-        known = deployment_of(train)
-        self.groups = np.array([getattr(known[label], column) for label in self.labels])
+        self.known = list(deployment_of(train).values())
+        self.groups = np.array([getattr(each, column) for each in self.known])
         free = np.median(_stacked(fitter.fit_all(train)), axis=0)
         self.weak = Prior(free, np.eye(free.size) / FREE_SPREAD)
         priors = dict.fromkeys(self.labels, self.weak)
@@ -98,54 +105,64 @@ class Pooled:
         self.ridge = min(RIDGES, key=self._error_as_if_new)
         self.whitening = self._whitening()
 
-    def log_latency(self, frame: pd.DataFrame) -> Array:
-        """Log-latency of steps of new deployments, from their datasheets alone."""
-        weights = _weights(_kernel(frame, self.train), self.kernel, self.ridge)
-        result = np.empty(len(frame))
-        rows = frame.groupby("deployment").indices
-        for own_weights, label in zip(weights, deployment_of(frame), strict=True):
-            result[rows[label]] = own_weights @ self._formulas(frame.iloc[rows[label]])
-        return result
+    def newcomers(self, few: pd.DataFrame, test: pd.DataFrame) -> dict[str, Newcomer]:
+        """Every deployment of the test steps, forecast from its datasheet and its few steps."""
+        everyone = np.ones(len(self.known), dtype=bool)
+        likeness = _kernel(test, self.train)
+        found = {}
+        for like, (label, new) in zip(likeness, deployment_of(test).items(), strict=True):
+            own = [part[part["deployment"] == label] for part in (few, test)]
+            found[label] = self._newcomer(*own, self._weights(new, like, everyone, self.ridge))
+        return found
 
-    def refit(self, few: pd.DataFrame, test: pd.DataFrame) -> dict[str, Array]:
-        """Log-parameters of the new deployments, each from its few steps and its datasheet."""
-        expected = self.log_latency(test)
-        return {
-            label: self._refit_one(own, test.iloc[rows], expected[rows])
-            for label, own in few.groupby("deployment")
-            if (rows := test.groupby("deployment").indices.get(label)) is not None
-        }
+    def as_if_new(self, k: int) -> dict[str, Newcomer]:
+        """The known deployments as if each GPU (or LLM) were new and k steps of each known."""
+        found = {}
+        for label, own in self.own.items():
+            weights = self._weights_as_if_new(label, self.ridge)
+            found[label] = self._newcomer(own.iloc[:k], own.iloc[k:], weights)
+        return found
 
-    def as_if_new(self, k: int) -> list[Rehearsal]:
-        """Forecasts of the known deployments as if each were new and k of its steps known."""
-        return [self._rehearsal(label, k) for label in self.labels]
+    def _newcomer(self, few: pd.DataFrame, rest: pd.DataFrame, weights: Array) -> Newcomer:
+        log_few, log_rest = (weights @ self._formulas(part) for part in (few, rest))
+        if len(few):
+            prior = Prior(self._nearest(rest, log_rest), self.whitening)
+            theta = self.fitter.fit(few, prior)
+            log_few, log_rest = (np.log(predict(theta, part)) for part in (few, rest))
+        used = {int(i): float(weights[i]) for i in np.flatnonzero(weights)}
+        return Newcomer(few, log_few, rest, log_rest, used if len(used) == N_SHARES else {})
 
-    def _rehearsal(self, label: str, k: int) -> Rehearsal:
-        own, expected = self.own[label], self._expected_as_if_new(label, self.ridge)
-        if k:
-            theta = self._refit_one(own.iloc[:k], own, expected)
-            expected = np.log(predict(theta, own))
-        return Rehearsal(own.iloc[:k], expected[:k], own.iloc[k:], expected[k:])
-
-    def _refit_one(self, few: pd.DataFrame, at: pd.DataFrame, expected: Array) -> Array:
-        """Fit to few steps, held near the formula that is nearest to the expected latencies."""
-        nearest = self._nearest(at, expected)
-        return self.fitter.fit(few, Prior(nearest, self.whitening))
-
-    def _nearest(self, at: pd.DataFrame, expected: Array) -> Array:
-        return self.fitter.fit(thinned(at.assign(latency_ms=np.exp(expected))), self.weak)
+    def _nearest(self, at: pd.DataFrame, log_latency: Array) -> Array:
+        """The formula nearest to given log-latencies."""
+        return self.fitter.fit(thinned(at.assign(latency_ms=np.exp(log_latency))), self.weak)
 
     def _formulas(self, frame: pd.DataFrame) -> Array:
         """Log-latency by the formula of every known deployment, shape (deployment, row)."""
         return np.log([predict(theta, frame) for theta in self.theta])
 
-    def _expected_as_if_new(self, label: str, ridge: float) -> Array:
-        """Log-latency of a known deployment's steps from the deployments of other groups."""
+    def _weights_as_if_new(self, label: str, ridge: float) -> Array:
+        """Weights for a known deployment, zero for all of its own group."""
         position = self.labels.index(label)
         rest = self.groups != self.groups[position]
-        inner = self.kernel[np.ix_(rest, rest)]
-        weights = _weights(self.kernel[position, rest], inner, ridge)
-        return weights @ self._formulas(self.own[label])[rest]
+        return self._weights(self.known[position], self.kernel[position], rest, ridge)
+
+    def _weights(
+        self, new: Deployment, like: Array, usable: NDArray[np.bool_], ridge: float
+    ) -> Array:
+        """Weights of the known deployments, zero for those that may not be used."""
+        weights = np.zeros(len(self.known))
+        shares = np.where(usable, _log_shares(new, self.known), np.nan)
+        if np.isfinite(shares).sum() >= N_SHARES:
+            first, second = _around(shares)
+            weights[first] = shares[second] / (shares[second] - shares[first])
+            weights[second] = 1.0 - weights[first]
+        else:
+            inner = self.kernel[np.ix_(usable, usable)]
+            weights[usable] = np.linalg.solve(inner + ridge * np.eye(len(inner)), like[usable])
+        return weights
+
+    def _expected_as_if_new(self, label: str, ridge: float) -> Array:
+        return self._weights_as_if_new(label, ridge) @ self._formulas(self.own[label])
 
     def _error_as_if_new(self, ridge: float) -> float:
         """Median over deployments of the mean absolute log-error."""
@@ -192,6 +209,22 @@ def _effect_names(frame: pd.DataFrame) -> pd.DataFrame:
     return table.assign(configuration=configuration)
 
 
-def _weights(at: Array, kernel: Array, ridge: float) -> Array:
-    """Weights of the known deployments, shape (..., deployment)."""
-    return np.linalg.solve(kernel + ridge * np.eye(len(kernel)), at.T).T
+def _log_shares(new: Deployment, known: list[Deployment]) -> Array:
+    """Log of each known share over the new one; NaN but on the same GPU and configuration."""
+    shares = np.full(len(known), np.nan)
+    gpu = catalog().gpu(new.gpu)
+    for position, other in enumerate(known):
+        same = other._replace(gpu=new.gpu) == new
+        if same and other.gpu.split("@")[0] == new.gpu.split("@")[0]:
+            shares[position] = np.log(catalog().gpu(other.gpu).sm_share / gpu.sm_share)
+    return shares
+
+
+def _around(log_shares: Array) -> tuple[int, int]:
+    """Positions of the nearest below and above zero; at an edge of the two nearest."""
+    below = np.where(log_shares < 0.0, log_shares, -np.inf)
+    above = np.where(log_shares > 0.0, log_shares, np.inf)
+    if np.isfinite(below).any() and np.isfinite(above).any():
+        return int(below.argmax()), int(above.argmin())
+    first, second = np.argsort(np.abs(log_shares))[:2]
+    return int(first), int(second)

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from contest.rivals.datasheets import step_features
-from contest.rivals.least_squares import PooledMemory, new_log_latency, predict_each
-from contest.rivals.pooled import Pooled, Rehearsal
+from contest.rivals.datasheets import FEATURES, step_features
+from contest.rivals.formula import predict
+from contest.rivals.least_squares import PooledMemory, gathered, predict_each
+from contest.rivals.pooled import Newcomer, Pooled
 from contest.rivals.residuals import PointRival
 from contest.splits import DESIGN_POINT, Task
 
@@ -30,9 +31,9 @@ class BoostedResidual(PointRival):
     """Formula by least squares, times LightGBM on the log-residuals of all deployments.
 
     Quantiles are those of out-of-fold errors. For a new deployment the formula is the pooled one,
-    refitted to its few steps; the trees add the misfit that known deployments share; what the few
-    steps still disagree with is spread to similar steps by kriging; and the folds leave whole GPUs
-    (or LLMs) out.
+    refitted to its few steps, and the trees add the misfit that known deployments share; between
+    two known shares of its GPU both forecasts are interpolated. What the few steps still disagree
+    with is spread to similar steps by kriging. The folds leave whole GPUs (or LLMs) out.
 
     Parameters
     ----------
@@ -63,30 +64,20 @@ class BoostedResidual(PointRival):
     def _fit_and_predict(self, train: pd.DataFrame, frame: pd.DataFrame) -> Array:
         fits = self.memory.fitter.fit_all(train)
         trees = Trees(train, np.log(predict_each(fits, train)), self.rounds)
-        return predict_each(fits, frame) * np.exp(trees.predict(frame))
+        log_formula = np.log(predict_each(fits, frame))
+        return np.exp(log_formula + trees.predict(frame, log_formula))
 
     def _new(self, task: Task) -> tuple[pd.DataFrame, Array, Array]:
         pooled = self.memory.of(task)
         everyone, *without = self._trees(pooled)
-        groups = _group_folds(pooled)
-        rehearsals = pooled.as_if_new(task.k)
+        fold, rehearsed = _group_folds(pooled), pooled.as_if_new(task.k)
+        past = pd.concat([each.rest for each in rehearsed.values()], ignore_index=True)
         fitted = [
-            _corrected(each, without[groups[label]])
-            for label, each in zip(pooled.labels, rehearsals, strict=True)
+            _corrected(each, without[fold[label]], pooled) for label, each in rehearsed.items()
         ]
-        past = pd.concat([each.rest for each in rehearsals], ignore_index=True)
-        return past, np.exp(np.concatenate(fitted)), np.exp(self._point(task, pooled, everyone))
-
-    def _point(self, task: Task, pooled: Pooled, trees: "Trees") -> Array:
-        log_test = new_log_latency(pooled, task)
-        log_few = new_log_latency(pooled, task, task.few) if task.k else np.empty(0)
-        result = np.empty(len(task.test))
-        few_rows = task.few.groupby("deployment").indices
-        for label, rows in task.test.groupby("deployment").indices.items():
-            few = few_rows.get(label, np.array([], dtype=int))
-            own = task.few.iloc[few], log_few[few], task.test.iloc[rows], log_test[rows]
-            result[rows] = _corrected(Rehearsal(*own), trees)
-        return result
+        newcomers = pooled.newcomers(task.few, task.test).items()
+        point = {label: _corrected(each, everyone, pooled) for label, each in newcomers}
+        return past, np.exp(np.concatenate(fitted)), np.exp(gathered(task.test, point))
 
     def _trees(self, pooled: Pooled) -> list["Trees"]:
         """Trees on all deployments, then those without each fold of GPUs (or LLMs)."""
@@ -102,30 +93,51 @@ class BoostedResidual(PointRival):
 
 
 class Trees:
-    """Boosted trees on log-residuals, with absolute error."""
+    """Boosted trees on log-residuals, with absolute error; the formula's say is a feature."""
 
     def __init__(self, train: pd.DataFrame, log_fitted: Array, rounds: int):
         residual = np.log(train["latency_ms"].to_numpy()) - log_fitted
         settings = {"objective": "l1", "num_leaves": 63, "learning_rate": 0.03,
                     "min_data_in_leaf": 10, "feature_fraction": 0.8, "verbosity": -1,
                     "num_threads": 1, "seed": 0, "deterministic": True}  # fmt: skip
-        data = lightgbm.Dataset(step_features(train), residual)
+        data = lightgbm.Dataset(_features(train, log_fitted), residual)
         self._model = lightgbm.train(settings, data, rounds)
 
-    def predict(self, frame: pd.DataFrame) -> Array:
-        """Log-residual of steps."""
-        return self._model.predict(step_features(frame)) if len(frame) else np.empty(0)
+    def predict(self, frame: pd.DataFrame, log_formula: Array) -> Array:
+        """Log-residual of steps, given their log-latency by the formula."""
+        return self._model.predict(_features(frame, log_formula))
 
 
-def _corrected(steps: Rehearsal, trees: Trees) -> Array:
+def _features(frame: pd.DataFrame, log_formula: Array) -> Array:
+    """Features of the trees; S / B is left out, which extrapolates badly."""
+    features = np.delete(step_features(frame), FEATURES.index("tokens_per_request"), axis=1)
+    return np.column_stack([features, log_formula])
+
+
+def _corrected(new: Newcomer, trees: Trees, pooled: Pooled) -> Array:
     """Log-latency of the other steps: formula, trees, and what the few steps still say."""
-    log_rest = steps.log_rest + trees.predict(steps.rest)
-    if not len(steps.few):
+    log_rest = _boosted(new, new.rest, new.log_rest, trees, pooled)
+    if not len(new.few):
         return log_rest
-    left = np.log(steps.few["latency_ms"].to_numpy())
-    left = left - steps.log_few - trees.predict(steps.few)
-    at, of = _likeness(steps.rest, steps.few), _likeness(steps.few, steps.few)
+    log_few = _boosted(new, new.few, new.log_few, trees, pooled)
+    left = np.log(new.few["latency_ms"].to_numpy()) - log_few
+    at, of = _likeness(new.rest, new.few), _likeness(new.few, new.few)
     return log_rest + at @ np.linalg.solve(of + STEP_NOISE**2 * np.eye(left.size), left)
+
+
+def _boosted(
+    new: Newcomer, frame: pd.DataFrame, log_formula: Array, trees: Trees, pooled: Pooled
+) -> Array:
+    """Formula and trees; between two known shares, what both say of their own deployments."""
+    if not new.shares:
+        return log_formula + trees.predict(frame, log_formula)
+    total = np.zeros(len(frame))
+    for position, weight in new.shares.items():
+        own = pooled.known[position]
+        as_own = frame.assign(deployment=own.label, gpu=own.gpu)
+        log_own = np.log(predict(pooled.theta[position], frame))
+        total += weight * (log_own + trees.predict(as_own, log_own))
+    return total
 
 
 def _likeness(one: pd.DataFrame, two: pd.DataFrame) -> Array:
