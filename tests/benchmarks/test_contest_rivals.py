@@ -15,7 +15,7 @@ from contest.rivals.trees import TRAINED_LEVELS, Forest, LightGBM, XGBoost, betw
 from contest.scores import LEVELS, score_forecast
 from contest.splits import Task, make_tasks
 
-MEMORY = PooledMemory(Fitter(with_context=True))
+MEMORY = PooledMemory(Fitter(with_context=True, starts=2))
 """One for all, so that the tests fit every deployment once."""
 
 RIVALS = (
@@ -24,9 +24,9 @@ RIVALS = (
     Polynomial(2),
     Knee(),
     Forest(trees=20),
-    LightGBM(rounds=40),
-    XGBoost(rounds=40),
-    BoostedResidual(MEMORY, rounds=40),
+    LightGBM(rounds=20),
+    XGBoost(rounds=20),
+    BoostedResidual(MEMORY, rounds=20),
 )
 
 

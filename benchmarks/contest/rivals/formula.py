@@ -25,7 +25,6 @@ HIGH: Final = np.log([1e5, 1e2, 1e1, 1e6, 1e4, 1e3, 1e1, 1e0])
 CENTRE: Final = np.log([10.0, 0.5, 1e-2, 10.0, 3.0, 1e-2, 1e-3, 1e-6])
 """Where fits start, but for P and tau_0, which the data tell."""
 
-N_STARTS: Final = 8
 START_SPREAD: Final = 1.5
 ROBUST_SCALE: Final = 0.1
 """Log-residual at which the soft L1 loss turns from quadratic to linear."""
@@ -63,9 +62,12 @@ class Fitter:
     ----------
     with_context
         Whether the formula has the term in C.
+    starts
+        Points from which every deployment is fitted; the best fit counts.
     """
 
-    def __init__(self, *, with_context: bool):
+    def __init__(self, *, with_context: bool, starts: int = 8):
+        self.starts = starts
         self.n_parameters = len(PARAMETERS) - (not with_context)
         self._known: dict[bytes, Array] = {}
 
@@ -102,7 +104,7 @@ class Fitter:
         first[0] = np.log(np.percentile(steps[1] / latency, 95))
         first[4] = np.log(latency.min() / 2)
         rng = np.random.default_rng(0)
-        noise = START_SPREAD * rng.standard_normal((N_STARTS, self.n_parameters))
+        noise = START_SPREAD * rng.standard_normal((self.starts, self.n_parameters))
         noise[0] = 0.0
         return list(np.clip(first + noise, low, high))
 
