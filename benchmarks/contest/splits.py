@@ -15,7 +15,16 @@ import pandas as pd
 import bayeslat as bl
 from bayeslat.schema import Deployment
 
-__all__ = ["FEW", "SPLITS", "Task", "deployment_of", "make_tasks", "read_frame"]
+__all__ = [
+    "DESIGN_POINT",
+    "EDGE_SETTINGS",
+    "FEW",
+    "SPLITS",
+    "Task",
+    "deployment_of",
+    "make_tasks",
+    "read_frame",
+]
 
 SEED: Final = 20_240
 HELD_OUT_SHARE: Final = 0.3
@@ -25,7 +34,10 @@ FEW: Final = (0, 5, 10, 20)
 
 DEPLOYMENT: Final = ["gpu", "model", "tp", "engine"]
 DESIGN_POINT: Final = ["batch_size", "total_tokens", "context_tokens", "phase"]
-SETTINGS: Final = ("A100-80GB@60%", "A100-80GB@80%", "A100-80GB@40%")
+INNER_SETTINGS: Final = ("A100-80GB@60%", "A100-80GB@80%")
+EDGE_SETTINGS: Final = ("A100-80GB@40%",)
+"""Shares between others that were measured, and the one below all of them."""
+
 TAIL_ENGINE: Final = "tgis"
 
 
@@ -108,7 +120,7 @@ def extrapolation(frame: pd.DataFrame) -> list[Task]:
 
 def device_setting(frame: pd.DataFrame) -> list[Task]:
     """Shares of a GPU's compute units that nobody has measured, between others and at the edge."""
-    present = [name for name in SETTINGS if (frame["gpu"] == name).any()]
+    present = [name for name in (*INNER_SETTINGS, *EDGE_SETTINGS) if (frame["gpu"] == name).any()]
     out = {name: (frame["gpu"] == name).to_numpy() for name in present}
     return [_task("device_setting", name, frame, ~rows, rows) for name, rows in out.items()]
 

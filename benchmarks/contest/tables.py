@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from contest.scores import p99_error, score_forecast
-from contest.splits import Task, deployment_of
+from contest.splits import EDGE_SETTINGS, Task, deployment_of
 
 __all__ = ["OURS", "groups_of", "score_records", "split_table"]
 
@@ -77,7 +77,8 @@ def groups_of(split: str, records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     if split == "tail":
         masks = {"IBM logs": seen}
     elif split == "device_setting":
-        masks = {name: records["condition"] == name for name in records["condition"].unique()}
+        edge = records["condition"].isin(EDGE_SETTINGS)
+        masks = {"between measured shares": ~edge, "beyond measured shares": edge}
     elif split.endswith("left_out"):
         masks = {
             "clean sources (MuxServe, Splitwise)": engine.isin(["muxserve", "vllm"]) & seen,
@@ -126,9 +127,10 @@ def _group_lines(group: pd.DataFrame) -> list[str]:
     shown = {name: score for name, score in SCORES.items() if name in group}
     n = group["deployment"].nunique()
     counted = f"{n} deployments" if n > 1 else "1 deployment"
-    several = len(conditions) > 1
-    lines = [f"{counted}; cells: {' / '.join(conditions)}." if several else f"{counted}.", ""]
-    lines += [
+    named = " / ".join(conditions)
+    lines = [
+        f"{counted}; cells: {named}." if named else f"{counted}.",
+        "",
         "| contender | " + " | ".join(title for title, _, _ in shown.values()) + " |",
         "|---|" + "---:|" * len(shown),
     ]
