@@ -69,7 +69,7 @@ class Task:
     @property
     def is_new(self) -> bool:
         """Whether the training steps hold none of the deployments to forecast."""
-        return not self.test["deployment"].isin(self.train["deployment"]).any()
+        return set(self.test["deployment"].unique()).isdisjoint(self.train["deployment"].unique())
 
     @property
     def known(self) -> pd.DataFrame:

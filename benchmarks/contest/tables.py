@@ -40,15 +40,15 @@ def score_records(
     task: Task, contender: str, forecast: NDArray[np.float64], seconds: float
 ) -> list[dict[str, Any]]:
     """Scores of every deployment of a task, with what the deployment is."""
-    records = []
-    seen, rows = set(task.train["engine"]), task.test.groupby("deployment").indices
+    records, condition = [], _condition(task)
+    seen, rows = set(task.train["engine"].unique()), task.test.groupby("deployment").indices
     for label, deployment in deployment_of(task.test).items():
         own, quantiles = task.test.iloc[rows[label]], forecast[rows[label]]
         observed = own["latency_ms"].to_numpy()
         record = {
             "contender": contender,
             "task": task.name,
-            "condition": _condition(task),
+            "condition": condition,
             "deployment": label,
             "engine": deployment.engine,
             "tp": deployment.tp,
