@@ -28,8 +28,8 @@ type Array = NDArray[np.float64]
 LENGTH_SCALES: Final = (0.7, 0.5)
 """Length scales in log S (a factor of two in tokens) and in the prefill share."""
 
-MAX_CENTRES: Final = 32
-MAX_MISSING: Final = 0.05
+MAX_CENTRES: Final = 24
+MAX_MISSING: Final = 0.1
 """Centres are added until no measured design point misses more of the prior variance."""
 
 GRID: Final = 0.05

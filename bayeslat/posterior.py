@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from bayeslat import decisions
 from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
+from bayeslat.discrepancy import Basis
 from bayeslat.errors import InputError, UnknownDeploymentError
 from bayeslat.identifiability import combinations, identifiability_table
 from bayeslat.inference.cold_start import (
@@ -27,7 +28,7 @@ from bayeslat.inference.fit import sample_fleet
 from bayeslat.inference.run import check_settings
 from bayeslat.inference.samplers import SamplerSettings
 from bayeslat.model.design import fleet_design
-from bayeslat.model.pooling import marginal_variance, prior_mean
+from bayeslat.model.pooling import prior_draws
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations, validate_steps
 from bayeslat.predictive import DeploymentDraws, LatencyDistribution
@@ -47,7 +48,7 @@ class FleetPosterior:
     Parameters
     ----------
     tree : xarray.DataTree
-        Groups ``posterior`` (dims chain, draw, deployment, gpu, model, parameter),
+        Groups ``posterior`` (dims chain, draw, deployment, quantity, basis and the pooling levels),
         ``sample_stats`` and ``constant_data``; the root attributes hold spec, data fingerprint,
         versions, seed, date, quarantine counts and the convergence verdict.
     """
@@ -74,6 +75,12 @@ class FleetPosterior:
     def spec(self) -> ModelSpec:
         """The model."""
         return ModelSpec.from_json(self.tree.attrs["spec"])
+
+    @cached_property
+    def basis(self) -> Basis | None:
+        """Features of the discrepancy; None where the model has none."""
+        text = self.tree.attrs["discrepancy_basis"]
+        return Basis.from_json(text) if text else None
 
     @cached_property
     def verdict(self) -> ConvergenceVerdict | None:
@@ -117,7 +124,7 @@ class FleetPosterior:
         attrs = {str(name): value for name, value in self.tree.attrs.items()}
         for name in ("versions", "quarantine"):
             attrs[name] = json.loads(attrs[name])
-        for name in ("spec", "datasheets", "verdict"):
+        for name in ("spec", "datasheets", "verdict", "discrepancy_basis"):
             attrs.pop(name)
         return attrs
 
@@ -319,15 +326,10 @@ class FleetPosterior:
 
         See `bayeslat.identifiability.identifiability_table`.
         """
-        names = self.spec.parameters
         flat = self.posterior.stack(sample=("chain", "draw")).transpose("sample", ...)
-        after = {name: flat[name].to_numpy() for name in names}
+        after = {name: flat[name].to_numpy() for name in self.spec.parameters}
         design = fleet_design(self.deployments, self.catalog)
-        rng = np.random.default_rng(0)
-        mean, spread = prior_mean(self.spec, design), np.sqrt(marginal_variance(self.spec, design))
-        noise = rng.standard_normal((N_PRIOR_DRAWS, *mean.shape))
-        prior = np.exp(mean + spread * noise)
-        before = {name: prior[:, position] for position, name in enumerate(names)}
+        before = prior_draws(self.spec, design, N_PRIOR_DRAWS, seed=0)
         return identifiability_table(
             {**after, **combinations(after, design.w_1)},
             {**before, **combinations(before, design.w_1)},
@@ -398,6 +400,7 @@ class FleetPosterior:
                 targets,
                 catalog,
                 observations,
+                self.basis,
                 sampler=sampler,
                 settings=settings,
                 report=progress or _silent,
@@ -406,6 +409,7 @@ class FleetPosterior:
         tree = newcomer_tree(
             found, observations, self.spec, catalog, context, seed=seed, sampler=sampler
         )
+        tree.attrs["discrepancy_basis"] = self.tree.attrs["discrepancy_basis"]
         tree.attrs["parent"] = self.tree.attrs["data_fingerprint"]
         return type(self)(tree)
 

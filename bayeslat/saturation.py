@@ -32,7 +32,7 @@ __all__ = ["latency", "prefill_share", "sensitivity", "throughput", "work"]
 
 type Parameters = Mapping[str, Any]
 
-LEAST_POWER = -40.0
+LEAST_POWER = -30.0
 """Logarithm of x^m from which (1 - exp(-x^m))^(1/m) equals x, and beyond its negative one."""
 
 
