@@ -72,9 +72,9 @@ type Array = NDArray[np.float64]
 BATCH, TOKENS, CONTEXT, AVERAGED, MISSING = range(5)
 """Rows of `steps`; MISSING is the share of the discrepancy's variance that its features miss."""
 
-CENTRE, SPREAD, X, LOW, HIGH, X_BEFORE, Y_BEFORE, G_BEFORE, N_STATES = range(9)
-"""What the search of a quantile remembers: mean and spread of the mixture, x, its bracket, and the
-step before; g is the derivative of x by y."""
+CENTRE, SPREAD, RESOLUTION, X, LOW, HIGH, X_BEFORE, Y_BEFORE, G_BEFORE, N_STATES = range(10)
+"""What the search of a quantile remembers: what `_spread` says of the mixture, x and its bracket,
+and the step before; g is the derivative of x by y."""
 
 TILE: Final = 128
 """Draws that are handled together for many points: their rows and tables stay in the cache."""
@@ -88,15 +88,18 @@ N_CELLS: Final = 256
 ERROR: Final = 1e-7
 """Bound on the absolute error of a tabulated survival function, for nu > 1."""
 
-MAX_STEPS: Final = 100
-"""Bound on the steps of a quantile's search, which takes about three."""
+MAX_STEPS: Final = 200
+"""Bound on the steps of a quantile's search, which takes two or three."""
 
 PATIENCE: Final = 8
 """Steps after which every other one halves the bracket, whatever Newton's method proposes."""
 
 TOLERANCE: Final = 1e-9
-"""Where the search of a quantile ends: the least change that counts, as a share of the quantile
-or, where that is less, of the mixture's spread."""
+"""Bound on the error of the last Newton step, as a share of the quantile or, where that is less, of
+the mixture's spread. The cubic correction leaves far less of it, see the tests."""
+
+LEAST: Final = 1e-14
+"""Relative width of a bracket that ends a search in any case."""
 
 LEAST_POWER: Final = -40.0
 """As in `bayeslat.saturation`."""
@@ -395,8 +398,12 @@ def sf_draws(columns, weights, n_draws, sharp, steps, features, tables, log_scal
 
 @_sum
 def _spread(slope, offset):
-    """Mean and spread of the mixture in x, with the noise's scale as if it were a deviation."""
-    mean, square, noise = 0.0, 0.0, 0.0
+    """Mean, spread and resolution of the mixture in x, from the draws' centres and widths.
+
+    The spread takes the noise's scale for its deviation. The resolution, the scale on which the
+    mixture's density may change, is the width of the narrow draws.
+    """
+    mean, square, noise, narrow = 0.0, 0.0, 0.0, 0.0
     centre = offset[0] / slope[0]
     for m in range(slope.size):
         width = 1.0 / slope[m]
@@ -404,8 +411,10 @@ def _spread(slope, offset):
         mean += beside
         square += beside * beside
         noise += width * width
+        narrow += slope[m] * slope[m]
     mean /= slope.size
-    return centre + mean, np.sqrt(max(square / slope.size - mean * mean, 0.0) + noise / slope.size)
+    spread = np.sqrt(max(square / slope.size - mean * mean, 0.0) + noise / slope.size)
+    return centre + mean, spread, np.sqrt(slope.size / narrow)
 
 
 @_rowwise
@@ -432,10 +441,10 @@ def _correction(x, y, g, x_before, y_before, g_before):
 
 
 @_rowwise
-def _within(x, low, high, width, halve):
-    """The proposed x, or one that surely makes progress: between the bounds, or further out."""
-    if low < x < high and not halve:
-        return x
+def _within(x, proposal, low, high, width, halve):
+    """The proposal if it is near and between the bounds, else what surely makes progress."""
+    if low < proposal < high and abs(proposal - x) <= width and not halve:
+        return proposal
     if low == -np.inf:
         return high - width
     return low + width if high == np.inf else 0.5 * (low + high)
@@ -448,25 +457,28 @@ def _advance(search, upper, density, target, unit, step):
     search[LOW if upper > target else HIGH] = x
     low, high = search[LOW], search[HIGH]
     y, fall = _steepened(upper, density, target)
-    least = TOLERANCE * min(search[SPREAD], unit if unit > 0.0 else abs(x))
-    if y == 0.0 or high - low <= least:
+    if y == 0.0 or high - low <= LEAST * abs(x):
         return True
     g = 1.0 / fall
     correction = _correction(x, y, g, search[X_BEFORE], search[Y_BEFORE], search[G_BEFORE])
     search[X_BEFORE], search[Y_BEFORE], search[G_BEFORE] = x, y, g
     proposal = x - g * y + (correction if np.isfinite(correction) else 0.0)
-    if abs(correction) <= least and low <= proposal <= high:
+    # The error of Newton's step itself is about its square over the resolution.
+    bound = TOLERANCE * min(search[SPREAD], unit if unit > 0.0 else abs(x))
+    small = g * y * g * y <= bound * search[RESOLUTION]
+    if small and np.isfinite(correction) and low <= proposal <= high:
         search[X] = proposal
         return True
     halve = step > PATIENCE and step % 2 == 0
-    search[X] = _within(proposal, low, high, search[SPREAD] * 2.0**step, halve)
+    width = search[SPREAD] * 2.0**step  # where the density vanishes Newton's steps have no bound
+    search[X] = _within(x, proposal, low, high, width, halve)
     return False
 
 
 @_rowwise
 def _begin(slope, offset, start, search):
     """Set a search up at `start`, in units of the mixture's spread about its mean."""
-    search[CENTRE], search[SPREAD] = _spread(slope, offset)
+    search[CENTRE], search[SPREAD], search[RESOLUTION] = _spread(slope, offset)
     search[X] = search[CENTRE] + start * search[SPREAD]
     search[LOW], search[HIGH] = -np.inf, np.inf
     search[X_BEFORE], search[Y_BEFORE], search[G_BEFORE] = np.nan, np.nan, np.nan
