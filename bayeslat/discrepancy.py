@@ -21,7 +21,7 @@ from scipy import linalg
 
 from bayeslat.saturation import prefill_share
 
-__all__ = ["LENGTH_SCALES", "Basis", "basis_for"]
+__all__ = ["LENGTH_SCALES", "Basis", "Discrepancy", "basis_for"]
 
 type Array = NDArray[np.float64]
 
@@ -30,12 +30,15 @@ LENGTH_SCALES: Final = (0.7, 0.5)
 
 MAX_CENTRES: Final = 24
 MAX_MISSING: Final = 0.1
-"""Centres are added until no measured design point misses more of the prior variance."""
+"""Centres are added until no measured design point, rounded to the grid, misses more variance."""
 
 GRID: Final = 0.05
 """Design points nearer than this, in both coordinates, count as one."""
 
 JITTER: Final = 1e-8
+
+CHUNK: Final = 4096
+"""Points whose kernel is held in memory at once, beside the features themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +62,11 @@ class Basis:
         return len(self.centres)
 
     @cached_property
-    def _factor(self) -> Array:
+    def _whitening(self) -> Array:
+        """L^-T, shape (feature, feature): one product a query, where a solve checks and copies."""
         covariance = _kernel(self.centres, self.centres, self.length_scales)
-        return np.linalg.cholesky(covariance + JITTER * np.eye(self.size))
+        factor = np.linalg.cholesky(covariance + JITTER * np.eye(self.size))
+        return linalg.solve_triangular(factor, np.eye(self.size), lower=True).T
 
     def features(self, batch_size: Any, total_tokens: Any) -> Array:
         """Features phi of design points, shape (point, feature).
@@ -71,8 +76,15 @@ class Basis:
         batch_size, total_tokens : array, shape (point,)
             B and S.
         """
-        cross = _kernel(self.centres, _coordinates(batch_size, total_tokens), self.length_scales)
-        return np.ascontiguousarray(linalg.solve_triangular(self._factor, cross, lower=True).T)
+        points = _coordinates(batch_size, total_tokens)
+        if len(points) <= CHUNK:
+            return _kernel(points, self.centres, self.length_scales) @ self._whitening
+        result = np.empty((len(points), self.size))
+        for start in range(0, len(points), CHUNK):
+            part = slice(start, start + CHUNK)
+            kernel = _kernel(points[part], self.centres, self.length_scales)
+            np.matmul(kernel, self._whitening, out=result[part])
+        return result
 
     def missing(self, features: Array) -> Array:
         """Share of the prior variance that the features miss, from their last axis."""
@@ -92,6 +104,29 @@ class Basis:
         return cls(centres, tuple(content["length_scales"]))
 
 
+@dataclass(frozen=True, eq=False)
+class Discrepancy:
+    """Joint draws of the discrepancy of one deployment.
+
+    Parameters
+    ----------
+    basis : Basis
+        Features of a design point.
+    weights : array, shape (draw, feature)
+        Of the features: delta = phi . weights, on the scale of log latency.
+    scale : array, shape (draw,)
+        Prior standard deviation of delta, which the missing share of the variance is a share of.
+    """
+
+    basis: Basis
+    weights: Array
+    scale: Array
+
+    def take(self, draws: Any) -> Self:
+        """The draws of these indices."""
+        return type(self)(self.basis, self.weights[draws], self.scale[draws])
+
+
 def basis_for(
     batch_size: Array,
     total_tokens: Array,
@@ -99,6 +134,9 @@ def basis_for(
     length_scales: tuple[float, float] = LENGTH_SCALES,
 ) -> Basis:
     """Centres that cover measured design points, by pivoted Cholesky.
+
+    Points are rounded to `GRID` first, so the bound `MAX_MISSING` is that of a measured point's
+    neighbour on the grid. `MAX_CENTRES` comes first where both cannot be kept.
 
     Parameters
     ----------
@@ -129,5 +167,7 @@ def _coordinates(batch_size: Any, total_tokens: Any) -> Array:
 
 def _kernel(left: Array, right: Array, length_scales: tuple[float, float]) -> Array:
     """Correlations, shape (left, right)."""
-    scaled = (left[:, None] - right[None]) / np.asarray(length_scales)
-    return np.exp(-0.5 * np.square(scaled).sum(axis=-1))
+    log_tokens, share = (
+        (left[:, axis, None] - right[:, axis]) / length_scales[axis] for axis in (0, 1)
+    )
+    return np.exp(-0.5 * (log_tokens * log_tokens + share * share))

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from bayeslat import decisions
 from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
-from bayeslat.discrepancy import Basis
+from bayeslat.discrepancy import Basis, Discrepancy
 from bayeslat.errors import InputError, UnknownDeploymentError
 from bayeslat.identifiability import combinations, identifiability_table
 from bayeslat.inference.cold_start import (
@@ -185,16 +185,27 @@ class FleetPosterior:
             own = self.posterior.isel(deployment=position)
             flat = {
                 name: own[name].to_numpy().ravel()
-                for name in (*PARAMETERS, "sigma", "nu")
+                for name in (*PARAMETERS, "sigma", "nu", "sigma_ratio")
                 if name in own
             }
             n = flat["sigma"].size
             sigma, nu = flat.pop("sigma"), flat.pop("nu", np.full(n, np.inf))
+            ratio, missed = flat.pop("sigma_ratio", None), self._discrepancy(own)
             w_1 = np.full(n, float(self.constant_data["w_1"][position]))
             self._draws[deployment] = DeploymentDraws(
-                deployment, {**flat, "w_1": w_1}, sigma, nu, self.spec.likelihood
+                deployment, {**flat, "w_1": w_1}, sigma, nu, self.spec.likelihood, ratio, missed
             )
         return self._draws[deployment]
+
+    def _discrepancy(self, own: xr.Dataset) -> Discrepancy | None:
+        """Draws of what the formula misses at one deployment; None where the model has none."""
+        text = self.tree.attrs.get("discrepancy_basis")
+        if not text:
+            return None
+        basis = Basis.from_json(text)
+        weights = own["discrepancy"].transpose("chain", "draw", "basis").to_numpy()
+        scale = own["discrepancy_scale"].to_numpy().ravel()
+        return Discrepancy(basis, weights.reshape(scale.size, basis.size), scale)
 
     @cached_property
     def _draws(self) -> dict[Deployment, DeploymentDraws]:
@@ -214,6 +225,7 @@ class FleetPosterior:
         batch_size: ArrayLike,
         total_tokens: ArrayLike,
         context_tokens: ArrayLike | None = None,
+        n_averaged: ArrayLike = 1,
         tp: int | None = None,
         engine: str | None = None,
         precision: str | None = None,
@@ -229,6 +241,8 @@ class FleetPosterior:
         context_tokens : array, optional
             KV positions attended to, summed over requests. By default the deployment's typical
             context per request times B.
+        n_averaged : array
+            Steps whose mean the latency is; a single step by default.
         tp, engine, precision : optional
             Needed only where several deployments share GPU and LLM.
 
@@ -244,7 +258,8 @@ class FleetPosterior:
             context = self.typical_context(deployment) * batch
         else:
             context = np.asarray(context_tokens, dtype=float)
-        return LatencyDistribution(self.draws(deployment), batch, tokens, context)
+        averaged = np.asarray(n_averaged, dtype=float)
+        return LatencyDistribution(self.draws(deployment), batch, tokens, context, averaged)
 
     def max_tokens(
         self,

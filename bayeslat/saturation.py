@@ -61,9 +61,7 @@ def throughput(
     array
         Work units per millisecond.
     """
-    rate = parameters["k_S"]
-    if "r_F" in parameters:
-        rate = rate / parameters["r_F"] ** prefill_share(batch_size, total_tokens)
+    rate = _token_rate(parameters, batch_size, total_tokens)
     if "m_S" in parameters:
         saturated = _sharp_saturation(rate, total_tokens, parameters["m_S"], xp)
     else:
@@ -143,17 +141,59 @@ def sensitivity(
     thr = throughput(parameters, batch_size, total_tokens, xp=xp)
     processing = work(parameters, total_tokens) / thr
     factor = _interference(parameters, batch_size, total_tokens)
-    by_batch = processing * parameters.get("gamma_B", 0.0) + parameters.get("tau_B", 0.0)
+    elasticity = _token_elasticity(parameters, batch_size, total_tokens, xp)
+    requests, by_share = _share_terms(parameters, batch_size, total_tokens, xp)
+    if "r_F" in parameters:
+        by_share = by_share + processing * factor * elasticity * xp.log(parameters["r_F"])
+    # By B and S with the share h held, and then through h = 1 - B / S.
+    by_batch = processing * parameters.get("gamma_B", 0.0) + requests
     if "k_B" in parameters:
         by_batch = by_batch - processing * factor * _log_slope(parameters["k_B"], batch_size, xp)
     by_tokens = (
         factor * parameters["w_1"] / thr
-        + processing * parameters.get("gamma_S", 0.0)
-        - processing * factor * _log_slope(parameters["k_S"], total_tokens, xp)
+        + processing * (parameters.get("gamma_S", 0.0) - factor * elasticity / total_tokens)
         + parameters.get("tau_S", 0.0)
     )
     by_context = parameters.get("tau_C", 0.0) + 0.0 * by_tokens
-    return {"batch_size": by_batch, "total_tokens": by_tokens, "context_tokens": by_context}
+    return {
+        "batch_size": by_batch - by_share / total_tokens,
+        "total_tokens": by_tokens + by_share * batch_size / total_tokens**2,
+        "context_tokens": by_context,
+    }
+
+
+def _share_terms(
+    parameters: Parameters, batch_size: Any, total_tokens: Any, xp: ModuleType
+) -> tuple[Any, Any]:
+    """Cost tau_B r_B^h of a request, and the derivative of floor and requests by the share h."""
+    share = prefill_share(batch_size, total_tokens)
+    request = parameters.get("tau_B", 0.0)
+    by_share: Any = 0.0
+    if "r_B" in parameters:
+        request = request * parameters["r_B"] ** share
+        by_share = request * batch_size * xp.log(parameters["r_B"])
+    if "r_F" in parameters:
+        floor = parameters["tau_0"] * parameters["r_F"] ** share
+        by_share = by_share + floor * xp.log(parameters["r_F"])
+    return request, by_share
+
+
+def _token_elasticity(
+    parameters: Parameters, batch_size: Any, total_tokens: Any, xp: ModuleType
+) -> Any:
+    """Derivative of the token factor's logarithm by log(k S): from one at no load to zero."""
+    amount = _token_rate(parameters, batch_size, total_tokens) * total_tokens
+    if "m_S" in parameters:
+        power = parameters["m_S"] * xp.log(amount)
+        amount = xp.exp(xp.minimum(xp.maximum(power, LEAST_POWER), -LEAST_POWER))
+    return amount * xp.exp(-amount) / _saturation(amount, 1.0, xp)
+
+
+def _token_rate(parameters: Parameters, batch_size: Any, total_tokens: Any) -> Any:
+    """Rate k = k_S / r_F^h at which tokens fill the device, in 1/token."""
+    if "r_F" not in parameters:
+        return parameters["k_S"]
+    return parameters["k_S"] / parameters["r_F"] ** prefill_share(batch_size, total_tokens)
 
 
 def _saturation(rate: Any, amount: Any, xp: ModuleType) -> Any:
