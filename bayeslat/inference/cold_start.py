@@ -274,13 +274,15 @@ def _level_effects(
     `fixed` has shape (quantity, name): the variance that a silent datasheet adds. The result has
     shape (chain, draw, quantity, name).
     """
-    effect = fleet[f"{level}_effect"].transpose("chain", "draw", "quantity", level)
     scale = fleet[f"{level}_scale"].to_numpy()
-    known = list(effect.coords[level].to_numpy())
+    known, effect = [], scale[..., :0]
+    if f"{level}_effect" in fleet:
+        labelled = fleet[f"{level}_effect"].transpose("chain", "draw", "quantity", level)
+        known, effect = labelled.coords[level].to_numpy().tolist(), labelled.to_numpy()
     columns = np.empty((*scale.shape, len(names)))
     for position, name in enumerate(names):
         if name in known:
-            columns[..., position] = effect.to_numpy()[..., known.index(name)]
+            columns[..., position] = effect[..., known.index(name)]
         else:
             spread = np.sqrt(np.square(scale) + fixed[:, position])
             columns[..., position] = spread * rng.standard_normal(scale.shape)

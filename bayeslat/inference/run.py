@@ -26,7 +26,7 @@ type Report = Callable[[str], None]
 
 PILOT_DRAWS: Final = 200
 MAX_PILOTS: Final = 2
-PILOT_RHAT: Final = 1.05
+PILOT_RHAT: Final = 1.03
 """A pilot that mixes this well needs no better map."""
 LONGER: Final = (2.0, 6.0)
 """Least and most that a second run is longer, where the first did not pass: as much as its

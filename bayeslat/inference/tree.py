@@ -242,6 +242,7 @@ def _effects(
     effects = {
         f"{level}_effect": ((*front, level), found)
         for level, found in zip(GROUP_LEVELS, members, strict=True)
+        if found.shape[-1]  # most fleets have no settings
     }
     return xr.Dataset(
         {
@@ -252,6 +253,10 @@ def _effects(
         coords={
             "quantity": list(spec.quantities),
             "regressor": list(REGRESSORS),
-            **{level: list(design.levels[level].names) for level in GROUP_LEVELS},
+            **{
+                level: list(design.levels[level].names)
+                for level in GROUP_LEVELS
+                if design.levels[level].names
+            },
         },
     )

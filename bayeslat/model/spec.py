@@ -14,7 +14,7 @@ from bayeslat.schema import BASE_PARAMETERS, OPTIONAL_PARAMETERS, PARAMETERS
 
 __all__ = ["DEFAULT_TERMS", "ModelSpec"]
 
-DEFAULT_TERMS: Final = ("k_B", "w_0", "tau_B", "tau_C", "r_F", "r_B")
+DEFAULT_TERMS: Final = ("k_B", "tau_B", "tau_C", "r_F", "r_B")
 """Optional terms of the default model; `tau_C` counts only where contexts were recorded, `r_F` and
 `r_B` only where steps other than decode steps were."""
 
