@@ -249,7 +249,7 @@ class LatencyDistribution:
         arrays = _together(
             first, self.batch_size, self.total_tokens, self.context_tokens, self.n_averaged
         )
-        flat = [array.ravel() for array in arrays]
+        flat = [array.flatten() for array in arrays]  # a broadcast array may not be written to
         return flat[0], Points(*flat[1:]), arrays[0].shape
 
     def _summary(

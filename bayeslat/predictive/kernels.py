@@ -117,7 +117,6 @@ _ARTANH: Final = tuple(1.0 / k for k in range(23, 1, -2))
 
 _OPTIONS: Final[dict[str, Any]] = {"cache": True, "nogil": True, "error_model": "numpy"}
 _rowwise: Any = numba.njit(fastmath={"contract"}, **_OPTIONS)
-_inline: Any = numba.njit(fastmath={"contract"}, inline="always", **_OPTIONS)
 # A sum in any order is what lets the compiler keep several partial sums.
 _sum: Any = numba.njit(fastmath={"contract", "reassoc", "nsz"}, **_OPTIONS)
 
@@ -158,7 +157,7 @@ def tiled(rows: Array) -> Array:
     return np.ascontiguousarray(padded.reshape(n_rows, n_tiles, TILE).swapaxes(0, 1))
 
 
-@_inline
+@_rowwise
 def _exp_parts(x):
     """(exp(r), less one, and 2^n) with x = r + n log 2, for |x| held to `_EXP_BOUND`."""
     x = min(max(x, -_EXP_BOUND), _EXP_BOUND)
@@ -171,19 +170,19 @@ def _exp_parts(x):
     return less_one, bits.view(np.float64)
 
 
-@_inline
+@_rowwise
 def _exp(x):
     less_one, scale = _exp_parts(x)
     return less_one * scale + scale
 
 
-@_inline
+@_rowwise
 def _expm1(x):
     less_one, scale = _exp_parts(x)
     return less_one * scale + (scale - 1.0)
 
 
-@_inline
+@_rowwise
 def _log(x):
     """Logarithm of a positive normal number: x = 2^n m with m in [sqrt(1/2), sqrt(2))."""
     bits = np.float64(x).view(np.int64)
@@ -330,7 +329,7 @@ def _places(slope, offset, x, place):
         place[m] = np.copysign((1.0 - 1.0 / np.sqrt(1.0 + abs(z))) * N_CELLS, z)
 
 
-@_inline
+@_rowwise
 def _read(nodes, m, place):
     """P(Z > z) of draw m, and its derivative by |z|, from the table laid out flat."""
     position = abs(place)

@@ -394,6 +394,13 @@ def test_scalars_give_floats_and_arrays_broadcast():
     )
 
 
+@pytest.mark.parametrize("shape", [(0,), (1,), (1, 1)])
+def test_short_arrays_keep_their_shape(shape):
+    latency = LatencyDistribution(make_draws(), np.full(shape, 16.0), 512.0, 0.0)
+    for answer in (latency.sf(30.0), latency.ppf(0.9), latency.mean(), latency.rvs(1)[0]):
+        assert answer.shape == shape
+
+
 def test_thinning_keeps_evenly_spaced_draws():
     draws = make_draws(100)
     assert draws.thin(200) is draws
