@@ -341,7 +341,11 @@ class FleetPosterior:
 
         See `bayeslat.identifiability.identifiability_table`.
         """
-        flat = self.posterior[list(self.spec.parameters)].stack(sample=("chain", "draw")).transpose("sample", ...)
+        flat = (
+            self.posterior[list(self.spec.parameters)]
+            .stack(sample=("chain", "draw"))
+            .transpose("sample", ...)
+        )
         after = {name: flat[name].to_numpy() for name in self.spec.parameters}
         design = fleet_design(self.deployments, self.catalog)
         before = prior_draws(self.spec, design, N_PRIOR_DRAWS, seed=0)

@@ -81,7 +81,10 @@ def test_missing_grows_beyond_the_data():
     basis = basis_for(*steps(most=2_000))
     tokens = np.geomspace(4_000.0, 1e6, 40)
     missing = basis.missing(basis.features(np.ones(40), tokens))
-    assert (np.diff(missing) >= 0.0).all() and missing[0] < 0.5 and missing[-1] > 0.999
+    assert (np.diff(missing) >= 0.0).all() and missing[-1] > 0.999
+    # The first point is a factor of two, one length scale, beyond the last step: with a centre
+    # there the correlation is exp(-1/2).
+    assert missing[0] < 1.0 - np.exp(-1.0) + 0.01
 
 
 @pytest.mark.parametrize("seed", range(6))

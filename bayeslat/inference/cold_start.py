@@ -18,6 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslat.catalog import Catalog
+from bayeslat.discrepancy import Basis
 from bayeslat.inference.run import SampledModel, sample_model
 from bayeslat.inference.samplers import SamplerSettings
 from bayeslat.inference.tree import (
@@ -26,7 +27,6 @@ from bayeslat.inference.tree import (
     provenance,
     row_summary,
 )
-from bayeslat.discrepancy import Basis
 from bayeslat.model.build import (
     MIN_OWN_DISCREPANCY,
     ContinuedDiscrepancy,
@@ -340,7 +340,7 @@ def _deployments_of(fleet: xr.Dataset) -> list[Deployment]:
 
 def _shared_values(fleet: xr.Dataset) -> dict[str, xr.DataArray]:
     """Value variables that new deployments share with the fleet."""
-    found = {}
+    found: dict[str, Any] = {}
     if "nu" in fleet:
         found["nu_excess_log__"] = np.log(fleet["nu"] - NU_OFFSET)
     if "discrepancy" in fleet:

@@ -40,7 +40,8 @@ def draw_effects(
     Returns
     -------
     array, shape (draw, quantity, feature)
-        Weights of intercept, elasticities and the members of every level, as deviations from their prior means.
+        Weights of intercept, elasticities and the members of every level, as deviations from their
+        prior means.
     """
     features = design.features
     root = np.sqrt(feature_variances(fixed_variances(spec, design), scales, design, np))

@@ -71,9 +71,7 @@ def _log_jacobian(
     def log_latency(point: jax.Array) -> jax.Array:
         of_row = point[:, observations.deployment_index]
         values = {name: of_row[i] for i, name in enumerate(quantities)}
-        parameters = to_parameters(
-            values, jnp.asarray(w_1)[observations.deployment_index], xp=jnp
-        )
+        parameters = to_parameters(values, jnp.asarray(w_1)[observations.deployment_index], xp=jnp)
         return jnp.log(
             saturation.latency(
                 parameters, observations.batch_size, observations.total_tokens, context, xp=jnp

@@ -68,9 +68,7 @@ def structure_of(model: pm.Model, density: FlatDensity, stack: Index) -> Structu
     )
 
 
-def _prior_groups(
-    model: pm.Model, density: FlatDensity, slices: Mapping[str, slice]
-) -> Index:
+def _prior_groups(model: pm.Model, density: FlatDensity, slices: Mapping[str, slice]) -> Index:
     """One group a pooled quantity with its scales, one a weight, two for the noise."""
     groups = np.full(density.dim, SHARED)
     names = list(model.coords["quantity"])

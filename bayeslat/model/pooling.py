@@ -78,9 +78,7 @@ def fixed_variances(spec: ModelSpec, design: FleetDesign) -> Array:
     return np.hstack([spreads[:, None] ** 2, slopes, *members])
 
 
-def feature_variances(
-    fixed: Array, scales: Mapping[str, Any], design: FleetDesign, xp: Any
-) -> Any:
+def feature_variances(fixed: Array, scales: Mapping[str, Any], design: FleetDesign, xp: Any) -> Any:
     """Variance of every feature weight, shape (..., quantity, feature).
 
     Parameters

@@ -136,34 +136,35 @@ class Prior:
         return found
 
 
-_HELD: Final = {
-    "gpu": ScalePrior(0.20, spread=0.0),
-    "model": ScalePrior(0.20, spread=0.0),
-    "stack": ScalePrior(0.15, spread=0.0),
-    "deployment": ScalePrior(0.08, spread=0.0),
-}
+def _held(median: float, spread: float) -> Prior:
+    """A quantity that data seldom tell from its rivals: its scales are constants."""
+    return Prior(
+        median,
+        spread,
+        gpu=ScalePrior(0.20, spread=0.0),
+        model=ScalePrior(0.20, spread=0.0),
+        stack=ScalePrior(0.15, spread=0.0),
+        deployment=ScalePrior(0.08, spread=0.0),
+    )
+
 
 DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
     {
         # 2 x 7e9 FLOPs a token at 312 TFLOP/s and 40 % utilisation are 0.11 ms a token. A share of
         # the compute units slows by Amdahl's law, already in the regressor: its power is one.
-        "slope": Prior(
-            0.12, 0.7, {"compute": -0.72, "share": -1.0, "size": 0.92, "tp": -0.75}
-        ),
+        "slope": Prior(0.12, 0.7, {"compute": -0.72, "share": -1.0, "size": 0.92, "tp": -0.75}),
         # Reading the weights once, 14 GB at 2.04 TB/s and 60 %, is 11 ms, or launching the kernels.
-        "floor": Prior(
-            12.0, 0.7, {"share": -0.15, "bandwidth": -0.55, "size": 0.57, "tp": -0.4}
-        ),
+        "floor": Prior(12.0, 0.7, {"share": -0.15, "bandwidth": -0.55, "size": 0.57, "tp": -0.4}),
         # How much of the floor stays when the knee is passed: one host-bound engine in four.
         "floor_share": Prior(0.27, 1.0, engine=ScalePrior(1.0, spread=0.0)),
         # The part of the token slope that no saturation touches; confounded with the rest of it.
-        "slope_share": Prior(0.08, 1.0, **_HELD),
+        "slope_share": _held(0.08, 1.0),
         # Most data have no batch factor at all: at k_B = 2 it is 0.86 for one request, 0.98 for
         # two.
-        "k_B": Prior(2.0, 1.0, **_HELD),
+        "k_B": _held(2.0, 1.0),
         # At one token the overhead costs as much as that many tokens of the floor: a tenth of a
         # token is a tenth of the floor. A token would double the latency of single requests.
-        "overhead": Prior(0.1, 0.7, **_HELD),
+        "overhead": _held(0.1, 0.7),
         # Per-request work outside the matrix products: attention launches, sampling, bookkeeping.
         "tau_B": Prior(
             0.05,

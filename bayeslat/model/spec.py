@@ -109,9 +109,7 @@ class ModelSpec:
         """Read what `to_json` wrote."""
         content = json.loads(text)
         priors = {name: _prior_from_dict(entry) for name, entry in content["priors"].items()}
-        return cls(
-            tuple(content["terms"]), content["likelihood"], priors, content["discrepancy"]
-        )
+        return cls(tuple(content["terms"]), content["likelihood"], priors, content["discrepancy"])
 
 
 def _prior_to_dict(prior: Prior) -> dict[str, Any]:
