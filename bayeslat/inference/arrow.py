@@ -78,6 +78,7 @@ class ArrowLayout:
             Only the arrow's entries are read.
         """
         core = precision[np.ix_(self.core, self.core)].copy()
+        diagonal = np.diagonal(core).copy()
         gains, roots = [], []
         for leaf in self.leaves:
             held = precision[leaf.own[:, :, None], leaf.own[:, None, :]]
@@ -92,7 +93,7 @@ class ArrowLayout:
             gains.append(-root @ white)
             roots.append(root)
         return ArrowFactor(
-            inverse_root(core),
+            inverse_root(core, diagonal),
             tuple(gains),
             tuple(roots),
             tuple(leaf.near for leaf in self.leaves),
@@ -196,13 +197,16 @@ def arrow_layout(dim: int, leaves: Sequence[Index], near: Sequence[Index]) -> Ar
     return ArrowLayout(dim, core, tuple(batches))
 
 
-def inverse_root(precision: Array) -> Array:
+def inverse_root(precision: Array, diagonal: Array | None = None) -> Array:
     """A factor F with F F' = inverse(precision), eigenvalues clipped from below.
 
-    They are clipped after diagonal scaling, so that units make no difference (short of 1e4 between
-    standard deviations). Leading axes are a batch.
+    They are clipped after scaling by the diagonal, so that units make no difference (short of 1e4
+    between standard deviations). Leading axes are a batch. Where the precision is what is left of a
+    larger one, `diagonal` is the diagonal of that: what is left may be next to nothing, or less.
     """
-    diagonal = np.abs(np.diagonal(precision, axis1=-2, axis2=-1))
+    if diagonal is None:
+        diagonal = np.diagonal(precision, axis1=-2, axis2=-1)
+    diagonal = np.abs(diagonal)
     scale = np.sqrt(np.maximum(diagonal, 1e-8 * diagonal.max(axis=-1, keepdims=True)))
     values, vectors = np.linalg.eigh(precision / (scale[..., :, None] * scale[..., None, :]))
     root = vectors / np.sqrt(np.maximum(values, MIN_EIGENVALUE))[..., None, :]

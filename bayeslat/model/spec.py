@@ -34,7 +34,8 @@ class ModelSpec:
         Priors that replace the defaults, by the name of the pooled quantity
         (`bayeslat.model.quantities`).
     discrepancy : bool
-        Whether a latency may stray smoothly from the formula (`bayeslat.discrepancy`).
+        Whether a latency may stray smoothly from the formula (`bayeslat.discrepancy`). Not by
+        default: fleets of many deployments do not converge with it yet.
 
     Raises
     ------
@@ -53,7 +54,7 @@ class ModelSpec:
     terms: tuple[str, ...] = DEFAULT_TERMS
     likelihood: str = "student_t"
     priors: Mapping[str, Prior] = field(default_factory=dict)
-    discrepancy: bool = True
+    discrepancy: bool = False
 
     def __post_init__(self) -> None:
         unknown = [term for term in self.terms if term not in OPTIONAL_PARAMETERS]
