@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bayeslat.catalog import Catalog, load_catalog
 from bayeslat.errors import InputError
 from bayeslat.model.design import fleet_design
-from bayeslat.model.pooling import marginal_variance, prior_mean
+from bayeslat.model.pooling import prior_draws
 from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_MEAN, NOISE_SCALE
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations
@@ -68,7 +68,7 @@ def predict_rows(
 ) -> pd.DataFrame:
     """Predict every measured step of the deployments that the posterior holds.
 
-    A row is predicted as one step, also where it averages several. Where a row has no recorded
+    A row that is the mean of several steps is predicted as such a mean. Where a row has no recorded
     context the deployment's typical context stands in.
 
     Parameters
@@ -163,11 +163,9 @@ def prior_predictive(
     """
     spec, catalog = spec or ModelSpec(), catalog or load_catalog()
     design = fleet_design([deployment], catalog)
-    rng = np.random.default_rng(seed)
-    mean = prior_mean(spec, design)[:, 0]
-    spread = np.sqrt(marginal_variance(spec, design)[:, 0])
-    values = np.exp(mean + spread * rng.standard_normal((n_draws, mean.size)))
-    parameters = {name: values[:, i] for i, name in enumerate(spec.parameters)}
+    rng = np.random.default_rng([seed, 1])  # the parameters have taken the seed itself
+    drawn = prior_draws(spec, design, n_draws, seed=seed)
+    parameters = {name: values[:, 0] for name, values in drawn.items()}
     parameters["w_1"] = np.full(n_draws, float(design.w_1[0]))
     sigma = np.exp(_PRIOR_SIGMA[0] + _PRIOR_SIGMA[1] * rng.standard_normal(n_draws))
     draws = DeploymentDraws(
@@ -192,8 +190,10 @@ def _predict(
     context = observations.context_tokens[rows]
     context = np.where(np.isnan(context), fleet.typical_context(deployment) * batch, context)
     draws = fleet.draws(deployment).thin(MAX_DRAWS)
+    averaged = observations.n_averaged[rows].astype(float)
     # Repeated measurements of one design point share one prediction.
-    points, index = np.unique(np.stack([batch, tokens, context]), axis=1, return_inverse=True)
+    design = np.stack([batch, tokens, context, averaged])
+    points, index = np.unique(design, axis=1, return_inverse=True)
     quantiles = _quantiles(LatencyDistribution(draws, *points))
     observed = observations.latency_ms[rows]
     return pd.DataFrame(
@@ -204,7 +204,7 @@ def _predict(
             "context_tokens": context,
             "observed": observed,
             **{name: values[index] for name, values in quantiles.items()},
-            "pit": LatencyDistribution(draws, batch, tokens, context).cdf(observed),
+            "pit": LatencyDistribution(draws, *design).cdf(observed),
         }
     )
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from bayeslat import decisions
 from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
+from bayeslat.discrepancy import Basis, Discrepancy
 from bayeslat.errors import InputError, UnknownDeploymentError
 from bayeslat.identifiability import combinations, identifiability_table
 from bayeslat.inference.cold_start import (
@@ -27,7 +28,7 @@ from bayeslat.inference.fit import sample_fleet
 from bayeslat.inference.run import check_settings
 from bayeslat.inference.samplers import SamplerSettings
 from bayeslat.model.design import fleet_design
-from bayeslat.model.pooling import marginal_variance, prior_mean
+from bayeslat.model.pooling import prior_draws
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations, validate_steps
 from bayeslat.predictive import DeploymentDraws, LatencyDistribution
@@ -47,7 +48,7 @@ class FleetPosterior:
     Parameters
     ----------
     tree : xarray.DataTree
-        Groups ``posterior`` (dims chain, draw, deployment, gpu, model, parameter),
+        Groups ``posterior`` (dims chain, draw, deployment, quantity, basis and the pooling levels),
         ``sample_stats`` and ``constant_data``; the root attributes hold spec, data fingerprint,
         versions, seed, date, quarantine counts and the convergence verdict.
     """
@@ -74,6 +75,12 @@ class FleetPosterior:
     def spec(self) -> ModelSpec:
         """The model."""
         return ModelSpec.from_json(self.tree.attrs["spec"])
+
+    @cached_property
+    def basis(self) -> Basis | None:
+        """Features of the discrepancy; None where the model has none."""
+        text = self.tree.attrs["discrepancy_basis"]
+        return Basis.from_json(text) if text else None
 
     @cached_property
     def verdict(self) -> ConvergenceVerdict | None:
@@ -117,7 +124,7 @@ class FleetPosterior:
         attrs = {str(name): value for name, value in self.tree.attrs.items()}
         for name in ("versions", "quarantine"):
             attrs[name] = json.loads(attrs[name])
-        for name in ("spec", "datasheets", "verdict"):
+        for name in ("spec", "datasheets", "verdict", "discrepancy_basis"):
             attrs.pop(name)
         return attrs
 
@@ -178,16 +185,27 @@ class FleetPosterior:
             own = self.posterior.isel(deployment=position)
             flat = {
                 name: own[name].to_numpy().ravel()
-                for name in (*PARAMETERS, "sigma", "nu")
+                for name in (*PARAMETERS, "sigma", "nu", "sigma_ratio")
                 if name in own
             }
             n = flat["sigma"].size
             sigma, nu = flat.pop("sigma"), flat.pop("nu", np.full(n, np.inf))
+            ratio, missed = flat.pop("sigma_ratio", None), self._discrepancy(own)
             w_1 = np.full(n, float(self.constant_data["w_1"][position]))
             self._draws[deployment] = DeploymentDraws(
-                deployment, {**flat, "w_1": w_1}, sigma, nu, self.spec.likelihood
+                deployment, {**flat, "w_1": w_1}, sigma, nu, self.spec.likelihood, ratio, missed
             )
         return self._draws[deployment]
+
+    def _discrepancy(self, own: xr.Dataset) -> Discrepancy | None:
+        """Draws of what the formula misses at one deployment; None where the model has none."""
+        text = self.tree.attrs.get("discrepancy_basis")
+        if not text:
+            return None
+        basis = Basis.from_json(text)
+        weights = own["discrepancy"].transpose("chain", "draw", "basis").to_numpy()
+        scale = own["discrepancy_scale"].to_numpy().ravel()
+        return Discrepancy(basis, weights.reshape(scale.size, basis.size), scale)
 
     @cached_property
     def _draws(self) -> dict[Deployment, DeploymentDraws]:
@@ -207,6 +225,7 @@ class FleetPosterior:
         batch_size: ArrayLike,
         total_tokens: ArrayLike,
         context_tokens: ArrayLike | None = None,
+        n_averaged: ArrayLike = 1,
         tp: int | None = None,
         engine: str | None = None,
         precision: str | None = None,
@@ -222,6 +241,8 @@ class FleetPosterior:
         context_tokens : array, optional
             KV positions attended to, summed over requests. By default the deployment's typical
             context per request times B.
+        n_averaged : array
+            Steps whose mean the latency is; a single step by default.
         tp, engine, precision : optional
             Needed only where several deployments share GPU and LLM.
 
@@ -237,7 +258,8 @@ class FleetPosterior:
             context = self.typical_context(deployment) * batch
         else:
             context = np.asarray(context_tokens, dtype=float)
-        return LatencyDistribution(self.draws(deployment), batch, tokens, context)
+        averaged = np.asarray(n_averaged, dtype=float)
+        return LatencyDistribution(self.draws(deployment), batch, tokens, context, averaged)
 
     def max_tokens(
         self,
@@ -319,15 +341,14 @@ class FleetPosterior:
 
         See `bayeslat.identifiability.identifiability_table`.
         """
-        names = self.spec.parameters
-        flat = self.posterior.stack(sample=("chain", "draw")).transpose("sample", ...)
-        after = {name: flat[name].to_numpy() for name in names}
+        flat = (
+            self.posterior[list(self.spec.parameters)]
+            .stack(sample=("chain", "draw"))
+            .transpose("sample", ...)
+        )
+        after = {name: flat[name].to_numpy() for name in self.spec.parameters}
         design = fleet_design(self.deployments, self.catalog)
-        rng = np.random.default_rng(0)
-        mean, spread = prior_mean(self.spec, design), np.sqrt(marginal_variance(self.spec, design))
-        noise = rng.standard_normal((N_PRIOR_DRAWS, *mean.shape))
-        prior = np.exp(mean + spread * noise)
-        before = {name: prior[:, position] for position, name in enumerate(names)}
+        before = prior_draws(self.spec, design, N_PRIOR_DRAWS, seed=0)
         return identifiability_table(
             {**after, **combinations(after, design.w_1)},
             {**before, **combinations(before, design.w_1)},
@@ -398,6 +419,7 @@ class FleetPosterior:
                 targets,
                 catalog,
                 observations,
+                self.basis,
                 sampler=sampler,
                 settings=settings,
                 report=progress or _silent,
@@ -406,6 +428,7 @@ class FleetPosterior:
         tree = newcomer_tree(
             found, observations, self.spec, catalog, context, seed=seed, sampler=sampler
         )
+        tree.attrs["discrepancy_basis"] = self.tree.attrs["discrepancy_basis"]
         tree.attrs["parent"] = self.tree.attrs["data_fingerprint"]
         return type(self)(tree)
 

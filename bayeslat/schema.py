@@ -20,7 +20,7 @@ __all__ = [
     "Deployment",
 ]
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Version of the saved posterior; raised when a reader of the old files would misread the new."""
 
 REQUIRED_COLUMNS: Final = ("gpu", "model", "batch_size", "total_tokens", "latency_ms")
@@ -50,7 +50,18 @@ TIMING_SCOPES: Final = ("gpu_forward", "cycle", "client_itl", "unknown")
 BASE_PARAMETERS: Final = ("P_max", "k_S", "tau_0")
 """Parameters of the saturation formula that every model has (w_1 is fixed by the gauge)."""
 
-OPTIONAL_PARAMETERS: Final = ("k_B", "w_0", "tau_B", "tau_S", "tau_C", "gamma_B", "gamma_S")
+OPTIONAL_PARAMETERS: Final = (
+    "k_B",
+    "w_0",
+    "tau_B",
+    "tau_S",
+    "tau_C",
+    "gamma_B",
+    "gamma_S",
+    "m_S",
+    "r_F",
+    "r_B",
+)
 """Parameters of terms that a `ModelSpec` may leave out."""
 
 PARAMETERS: Final = (
@@ -65,6 +76,9 @@ PARAMETERS: Final = (
     "tau_C",
     "gamma_B",
     "gamma_S",
+    "m_S",
+    "r_F",
+    "r_B",
 )
 """Every parameter of the formula, in the order in which tables show them."""
 
@@ -80,6 +94,9 @@ PARAMETER_UNITS: Final = {
     "tau_C": "ms/position",
     "gamma_B": "1/request",
     "gamma_S": "1/token",
+    "m_S": "1",
+    "r_F": "1",
+    "r_B": "1",
 }
 """Unit of each parameter; a work unit is one token of the 7-billion-parameter reference model."""
 

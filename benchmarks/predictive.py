@@ -1,10 +1,14 @@
 """Time and accuracy of the posterior predictive: ``python benchmarks/predictive.py``.
 
-Every time is a median after warm-up, on one core. The same questions are put to a plain scipy
-implementation in the same run. The draws are synthetic: the cost does not depend on their values.
+Times are medians after warm-up on one core, but those of a million points, which take every core
+and run once. The same questions are put to a plain scipy implementation in the same run. The draws
+are synthetic: the cost does not depend on their values.
 """
 
+import os
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -15,6 +19,7 @@ from scipy import optimize, special
 
 from bayeslat import saturation
 from bayeslat.decisions import feasible_tokens, nearest_tokens
+from bayeslat.discrepancy import Discrepancy, basis_for
 from bayeslat.noise import FAMILIES
 from bayeslat.predictive import DeploymentDraws, LatencyDistribution
 from bayeslat.predictive.draws import Points
@@ -24,6 +29,7 @@ from bayeslat.schema import Deployment
 RESULT = Path(__file__).parent / "results" / "predictive.md"
 N_DRAWS = 1_000
 N_POINTS = 100_000
+MANY_POINTS = 1_000_000
 SLA_MS = 50.0
 NUS = (1.2, 2.0, 3.0, 5.0, 10.0, 50.0)
 
@@ -49,16 +55,32 @@ def make_draws(family: str = "student_t", nu: float | None = None) -> Deployment
     return DeploymentDraws(Deployment("H100-80GB", "llama-7b"), parameters, sigma, shape, family)
 
 
+def extended(draws: DeploymentDraws) -> DeploymentDraws:
+    """The same draws with every term that a fit may leave out."""
+    rng = np.random.default_rng(13)
+    batch, tokens, _ = random_steps(2_000)
+    basis = basis_for(batch, tokens)
+    ratios = {name: rng.lognormal(0.4, 0.2, N_DRAWS) for name in ("m_S", "r_F", "r_B")}
+    weights = 0.05 * rng.standard_normal((N_DRAWS, basis.size))
+    return replace(
+        draws,
+        parameters=draws.parameters | ratios,
+        sigma_ratio=rng.lognormal(0.3, 0.1, N_DRAWS),
+        discrepancy=Discrepancy(basis, weights, rng.lognormal(-2.0, 0.2, N_DRAWS)),
+    )
+
+
+def random_steps(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points that are all distinct."""
+    rng = np.random.default_rng(12)
+    batch = rng.integers(1, 257, n)
+    return batch, batch + rng.integers(0, 16_384, n), rng.uniform(0.0, 1e6, n)
+
+
 def design() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """A grid of 250 x 400 points, and as many random points that are all distinct."""
-    rng = np.random.default_rng(12)
     batch, tokens = np.meshgrid(np.arange(1, 251), np.arange(1, 401) * 40 + 250, indexing="ij")
-    random_batch = rng.integers(1, 257, N_POINTS)
-    random_tokens = random_batch + rng.integers(0, 16_384, N_POINTS)
-    return {
-        "grid": (batch, tokens, np.zeros(batch.shape)),
-        "random": (random_batch, random_tokens, rng.uniform(0.0, 1e6, N_POINTS)),
-    }
+    return {"grid": (batch, tokens, np.zeros(batch.shape)), "random": random_steps(N_POINTS)}
 
 
 def scipy_sf(draws: DeploymentDraws, t: float, *step: np.ndarray) -> np.ndarray:
@@ -122,6 +144,21 @@ def time_rows(draws: DeploymentDraws) -> list[Row]:
         run = seconds(lambda steps=steps: LatencyDistribution(draws, *steps).sf(SLA_MS), 3)
         plain = once(partial(scipy_sf, draws, SLA_MS, *steps))
         rows.append((f"P(T > SLA), 1e5 points, {name}", run, plain, 2.0))
+    full = extended(draws)
+    rows += [
+        (
+            "P(T > SLA), 1 point, every term and discrepancy, construction included",
+            seconds(lambda: LatencyDistribution(full, *one).sf(SLA_MS), 2_000),
+            None,
+            1e-4,
+        ),
+        (
+            "P(T > SLA), 1e5 points, random, every term and discrepancy",
+            seconds(lambda: LatencyDistribution(full, *points["random"]).sf(SLA_MS), 3),
+            None,
+            3.0,
+        ),
+    ]
     thousand = tuple(values[:1_000] for values in points["random"])
     credible = seconds(lambda: LatencyDistribution(draws, *thousand).sf(SLA_MS, credible=0.9), 3)
     rows += [
@@ -153,6 +190,40 @@ def time_rows(draws: DeploymentDraws) -> list[Row]:
     return rows + [(name, seconds(run, 3), None, None) for name, run in searches.items()]
 
 
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def time_and_memory(run: Callable[[], object]) -> tuple[float, int]:
+    """Seconds, and the greatest growth of this process in bytes, looked at every 10 ms."""
+    before, ended, greatest = resident(), threading.Event(), [0]
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            greatest[0] = max(greatest[0], resident() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    taken = once(run)
+    ended.set()
+    watcher.join()
+    return taken, greatest[0]
+
+
+def many_rows(draws: DeploymentDraws) -> list[tuple[str, float, int]]:
+    """Time and memory of a million points on every core."""
+    steps = random_steps(MANY_POINTS)
+    rows = []
+    for name, one in (("plain terms", draws), ("every term and discrepancy", extended(draws))):
+        latency = LatencyDistribution(one, *steps)
+        few = LatencyDistribution(one, *random_steps(10))
+        few.sf(SLA_MS), few.ppf(0.99)  # warm-up: the table of the tail, compiled code
+        rows.append((f"P(T <= SLA), {name}", *time_and_memory(partial(latency.cdf, SLA_MS))))
+        rows.append((f"99th percentile, {name}", *time_and_memory(partial(latency.ppf, 0.99))))
+    return rows
+
+
 def sf_error(family: str, nu: float) -> float:
     """Largest absolute error of the mixture's survival function over many latencies."""
     draws = make_draws(family, nu)
@@ -176,6 +247,9 @@ def shown(value: float | None) -> str:
 
 
 def main() -> None:
+    cores = os.sched_getaffinity(0)
+    many = many_rows(make_draws())
+    os.sched_setaffinity(0, {max(cores)})
     lines = [
         "# Posterior predictive and SLA inversion",
         "",
@@ -191,6 +265,13 @@ def main() -> None:
         ratio = "-" if plain is None else f"{plain / taken:.0f}"
         lines.append(f"| {name} | {shown(taken)} | {shown(target)} | {shown(plain)} | {ratio} |")
     lines += [
+        "",
+        f"A million points that are all distinct, {N_DRAWS:,} draws, {len(cores)} cores, one run;",
+        "the target is 30 s and 500 MB:",
+        "",
+        "| question | time | memory beyond the query |",
+        "|---|---:|---:|",
+        *(f"| {name} | {shown(taken)} | {size / 1e6:.0f} MB |" for name, taken, size in many),
         "",
         "Largest absolute error of P(T > t) against scipy, over 2,000 latencies from 1 ms to",
         "1,000 s:",

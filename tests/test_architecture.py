@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bayeslat"
 
 STAGES = (
-    ("errors", "schema", "noise", "saturation", "roofline"),
+    ("errors", "schema", "noise", "saturation", "discrepancy", "roofline"),
     ("catalog",),
     ("simulate", "profiling"),
     ("observations",),

@@ -83,15 +83,15 @@ def test_provenance_says_where_the_posterior_comes_from(tiny_fleet, tiny_steps):
 def test_posterior_is_labelled_by_deployment_gpu_and_model(tiny_fleet):
     posterior = tiny_fleet.posterior
     assert posterior["P_max"].dims == ("chain", "draw", "deployment")
-    assert set(posterior["gpu_effect"].dims) == {"chain", "draw", "parameter", "gpu"}
-    assert set(posterior["model_effect"].dims) == {"chain", "draw", "parameter", "model"}
+    assert set(posterior["gpu_effect"].dims) == {"chain", "draw", "quantity", "gpu"}
+    assert set(posterior["model_effect"].dims) == {"chain", "draw", "quantity", "model"}
     assert json.loads(tiny_fleet.tree.attrs["verdict"])["chains"] == 4
 
 
 def test_identifiability_marks_what_the_data_did_not_inform(tiny_fleet):
     table = tiny_fleet.identifiability().set_index(["quantity", "deployment"])
     assert table.loc["floor", "informed"].all() and table.loc["slope", "informed"].all()
-    assert set(table.index.unique("quantity")) >= {*tiny_fleet.spec.parameters, "overhead"}
+    assert set(table.index.unique("quantity")) >= {*tiny_fleet.spec.parameters, "floor", "slope"}
 
 
 def test_impossible_steps_and_settings_are_refused(tiny_fleet, tiny_steps):

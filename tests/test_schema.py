@@ -48,6 +48,9 @@ def test_parameters_and_units_are_locked() -> None:
         "tau_C": "ms/position",
         "gamma_B": "1/request",
         "gamma_S": "1/token",
+        "m_S": "1",
+        "r_F": "1",
+        "r_B": "1",
     }
     assert tuple(schema.PARAMETER_UNITS) == schema.PARAMETERS
 
@@ -71,4 +74,4 @@ def test_label_leaves_out_what_is_not_stated() -> None:
 
 
 def test_schema_version_is_locked() -> None:
-    assert schema.SCHEMA_VERSION == 2
+    assert schema.SCHEMA_VERSION == 3

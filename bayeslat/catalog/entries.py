@@ -182,6 +182,12 @@ class GPU(_Entry):
         _clean_text(label, "source", self.source)
 
     @property
+    def device(self) -> str:
+        """The device without its setting: ``A100-80GB`` for ``A100-80GB@60%``."""
+        whole = self.name.rpartition("@")[0].strip()
+        return whole if whole and self.sm_share < 1.0 else self.name
+
+    @property
     def effective_tflops(self) -> float | None:
         """Dense bf16/fp16 throughput of the share in use, TFLOP/s; `None` where unknown."""
         return None if self.peak_tflops is None else self.peak_tflops * self.sm_share

@@ -289,8 +289,8 @@ def nearest_tokens(
 ) -> int | None:
     """The token count whose expected step time comes nearest to a target from below.
 
-    The step time is the posterior median of the formula's latency, without the noise of a step:
-    about half of the steps will take longer. To keep a limit, ask `feasible_tokens`.
+    The step time is the posterior median of the latency without the noise of a step, discrepancy
+    included: about half of the steps will take longer. To keep a limit, ask `feasible_tokens`.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Drawing back the effects that the model integrates out, exactly.
 
-Given the log-parameters and the pooling scales the feature weights are Gaussian; with
+Given the quantities and the pooling scales the feature weights are Gaussian; with
 F = features, L = diag(variances), r the residual and s2 the deployments' own variance their
 precision is inverse(L) + F'F / s2 and their mean solves it for F'r / s2.
 """
@@ -18,7 +18,7 @@ type Array = NDArray[np.float64]
 
 
 def draw_effects(
-    log_parameters: Array,
+    quantities: Array,
     scales: dict[str, Array],
     spec: ModelSpec,
     design: FleetDesign,
@@ -28,10 +28,10 @@ def draw_effects(
 
     Parameters
     ----------
-    log_parameters : array, shape (draw, parameter, deployment)
+    quantities : array, shape (draw, quantity, deployment)
         Posterior draws.
-    scales : dict of str to array, each shape (draw, parameter)
-        Pooling scales of the levels "gpu", "model", "deployment".
+    scales : dict of str to array, each shape (draw, quantity)
+        Pooling scales of every level.
     spec, design : ModelSpec, FleetDesign
         What the fleet was fitted with.
     rng : numpy.random.Generator
@@ -39,13 +39,14 @@ def draw_effects(
 
     Returns
     -------
-    array, shape (draw, parameter, feature)
-        Weights of intercept, elasticities, GPUs and LLMs, as deviations from their prior means.
+    array, shape (draw, quantity, feature)
+        Weights of intercept, elasticities and the members of every level, as deviations from their
+        prior means.
     """
     features = design.features
     root = np.sqrt(feature_variances(fixed_variances(spec, design), scales, design, np))
     own = np.square(scales["deployment"]) + MIN_OWN_VARIANCE
-    residual = log_parameters - prior_mean(spec, design)
+    residual = quantities - prior_mean(spec, design)
     gram = features.T @ features
     precision = np.eye(features.shape[1]) + (
         root[..., :, None] * gram * root[..., None, :] / own[..., None, None]

@@ -18,9 +18,17 @@ __all__ = ["sample_fleet", "spec_for"]
 
 
 def spec_for(observations: Observations, spec: ModelSpec | None) -> ModelSpec:
-    """The spec in force: the context term is left out where no row records its context."""
+    """The spec in force: without the terms that no row can tell anything about.
+
+    Context is left out where no row records it, and what prefills cost where every row is a decode
+    step.
+    """
     spec = spec or ModelSpec()
-    return spec if observations.has_context else spec.without("tau_C")
+    if not observations.has_context:
+        spec = spec.without("tau_C")
+    if (observations.total_tokens <= observations.batch_size).all():
+        spec = spec.without("r_F", "r_B")
+    return spec
 
 
 def sample_fleet(
@@ -54,8 +62,9 @@ def sample_fleet(
     sampled = sample_model(
         build_model(observations, spec, catalog=catalog),
         observations,
-        spec.parameters,
+        spec.quantities,
         design.w_1,
+        design.levels["stack"].index,
         mean=prior_mean(spec, design),
         variance=marginal_variance(spec, design),
         sampler=sampler,

@@ -10,9 +10,10 @@ joint mode with the effects they scale runs towards zero); averages over a cloud
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslat.inference.arrow import ArrowFactor
 from bayeslat.inference.target import Target
 
-__all__ = ["inverse_root", "nearest_gaussian"]
+__all__ = ["nearest_gaussian"]
 
 type Array = NDArray[np.float64]
 
@@ -35,13 +36,10 @@ MAX_STEP = 3.0
 MAX_WIDENING = 4.0
 """Factor by which the variance of a coordinate, given the others, may grow in one round."""
 
-MIN_EIGENVALUE = 0.02
-"""Relative floor of the curvature after diagonal scaling."""
-
 
 def nearest_gaussian(
     target: Target, centre: Array, precision: Array, rng: np.random.Generator
-) -> tuple[Array, Array]:
+) -> tuple[Array, ArrowFactor]:
     """Centre and factor of the Gaussian nearest to the posterior.
 
     Parameters
@@ -57,13 +55,14 @@ def nearest_gaussian(
 
     Returns
     -------
-    tuple of array, shapes (dim,) and (dim, dim)
-        Centre, and a factor F whose F F' is the covariance.
+    tuple of array and ArrowFactor
+        Centre, shape (dim,), and a factor F whose F F' is the covariance.
     """
-    factor = inverse_root(precision)
+    layout = target.structure.layout
+    factor = layout.factor(precision)
     radius, averaged = 1.0, 0
     for number in range(MAX_ROUNDS):
-        cloud = centre + radius * (_radial_pairs(centre.size, rng) @ factor.T)
+        cloud = centre + radius * factor.map(_radial_pairs(centre.size, rng))
         found = [target.derivatives(y) for y in cloud]
         gradient = np.mean([each.gradient for each in found], axis=0)
         curvature = -np.mean([each.hessian for each in found], axis=0)
@@ -72,10 +71,10 @@ def nearest_gaussian(
             continue
         damping = min(DAMPING, 1.0 / (averaged + 1))
         precision = _blended(precision, curvature, damping)
-        factor = inverse_root(precision)
-        step = factor.T @ gradient
+        factor = layout.factor(precision)
+        step = factor.pull_back(gradient)
         longest = np.abs(step).max()
-        centre = centre + damping * (factor @ step) / max(1.0, longest / MAX_STEP)
+        centre = centre + damping * factor.map(step) / max(1.0, longest / MAX_STEP)
         late = number >= MAX_ROUNDS - N_AVERAGED
         averaged = averaged + 1 if longest < SETTLED_STEP or late else 0
         if averaged == N_AVERAGED:
@@ -96,15 +95,3 @@ def _radial_pairs(dim: int, rng: np.random.Generator) -> Array:
     half = rng.standard_normal((N_PAIRS, dim))
     half *= np.sqrt(dim) / np.linalg.norm(half, axis=1, keepdims=True)
     return np.concatenate([half, -half])
-
-
-def inverse_root(precision: Array) -> Array:
-    """A factor F with F F' = inverse(precision), eigenvalues clipped from below.
-
-    They are clipped after diagonal scaling, so that units make no difference (short of 1e4 between
-    standard deviations).
-    """
-    diagonal = np.abs(np.diag(precision))
-    scale = np.sqrt(np.maximum(diagonal, 1e-8 * diagonal.max()))
-    values, vectors = np.linalg.eigh(precision / np.outer(scale, scale))
-    return (vectors / np.sqrt(np.maximum(values, MIN_EIGENVALUE))) @ vectors.T / scale[:, None]

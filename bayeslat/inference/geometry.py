@@ -17,22 +17,20 @@ from jax.tree_util import Partial
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from bayeslat.inference.arrow import ArrowFactor
 from bayeslat.inference.coordinates import Coordinates
 from bayeslat.inference.density import flat_density
-from bayeslat.inference.gaussian import inverse_root, nearest_gaussian
+from bayeslat.inference.gaussian import nearest_gaussian
 from bayeslat.inference.mode import climb
 from bayeslat.inference.resolution import term_resolution
 from bayeslat.inference.starts import Start, starting_points
+from bayeslat.inference.structure import SCALE_SUFFIX, structure_of
 from bayeslat.inference.target import Target
 from bayeslat.observations import Observations
 
 __all__ = ["Geometry", "gaussian_geometry", "recentred"]
 
 type Array = NDArray[np.float64]
-
-SCALE_SUFFIX = "_scale_log__"
-"""Value variables of pooling scales: their joint mode with what they scale lies far towards zero,
-so the climb to the mode holds them at their start."""
 
 N_AVERAGED_HESSIANS = 8
 """Pilot draws whose Hessians are averaged."""
@@ -52,13 +50,13 @@ class Geometry:
         The log-posterior of y.
     centre : array, shape (dim,)
         Point y at u = 0.
-    factor : array, shape (dim, dim)
+    factor : ArrowFactor
         Linear map from u to y - centre.
     """
 
     target: Target
     centre: Array
-    factor: Array
+    factor: ArrowFactor
 
     @property
     def dim(self) -> int:
@@ -72,13 +70,12 @@ class Geometry:
         A function with its centre and factor as data, so that programs compiled for one map serve
         for every other map of the same target.
         """
-        return Partial(
-            self.target.log_posterior_at, jnp.asarray(self.centre), jnp.asarray(self.factor)
-        )
+        data = jax.tree.map(jnp.asarray, (self.centre, self.factor))
+        return Partial(self.target.log_posterior_at, *data)
 
     def to_coordinates(self, draws: Array) -> Array:
         """Draws of u, shape (..., dim), to coordinates y."""
-        return self.centre + draws @ self.factor.T
+        return self.centre + self.factor.map(draws)
 
     def to_values(self, draws: Array) -> dict[str, Array]:
         """Draws of u, shape (chain, draw, dim), to draws of the value variables by name."""
@@ -91,7 +88,7 @@ class Geometry:
             for name, where in density.slices().items()
         }
 
-    def moved(self, centre: Array, factor: Array) -> Self:
+    def moved(self, centre: Array, factor: ArrowFactor) -> Self:
         """The same coordinates with another centre and linear map."""
         return replace(self, centre=centre, factor=factor)
 
@@ -100,8 +97,9 @@ class Geometry:
 def gaussian_geometry(
     model: pm.Model,
     observations: Observations,
-    parameters: tuple[str, ...],
+    quantities: tuple[str, ...],
     w_1: Array,
+    stack: NDArray[np.int64],
     *,
     mean: Array,
     variance: Array,
@@ -113,26 +111,30 @@ def gaussian_geometry(
     Parameters
     ----------
     model : pymc.Model
-        A model with the free variables ``log_parameters`` and ``log_sigma``.
+        A model of `bayeslat.model.build`.
     observations : Observations
         The rows that the model was built with.
-    parameters : tuple of str
-        Names along the first axis of ``log_parameters``.
+    quantities : tuple of str
+        Names along the first axis of the variable ``quantities``.
     w_1 : array, shape (deployment,)
         The gauge.
-    mean, variance : array, shape (parameter, deployment)
-        Marginal prior of the log-parameters, for the starts.
+    stack : array of int, shape (deployment,)
+        Software stack of each deployment.
+    mean, variance : array, shape (quantity, deployment)
+        Marginal prior of the quantities, for the starts.
     seed : int
         Seed of the starts and of the cloud that the Gaussian is fitted with.
     straighten : bool
         Whether terms are straight lines above what the data resolve. Where the prior decides rather
         than the data, logarithms are nearer to a Gaussian.
     """
-    start = starting_points(observations, parameters, w_1, mean, np.sqrt(variance), seed=seed)
-    resolution = np.ones_like(start.log_parameters)
+    start = starting_points(observations, quantities, w_1, mean, np.sqrt(variance), seed=seed)
+    resolution = np.ones_like(start.quantities)
     if straighten:
-        resolution = term_resolution(observations, parameters, w_1, start, variance)
-    target = Target(flat_density(model), Coordinates(parameters, np.log(w_1), resolution))
+        resolution = term_resolution(observations, quantities, w_1, start, variance)
+    density = flat_density(model)
+    structure = structure_of(model, density, stack)
+    target = Target(density, Coordinates(quantities, resolution), structure)
     y = climb(target, _initial_coordinates(target, start), _free_in_climb(target))
     rng = np.random.default_rng([seed, 1])  # the starts have taken the seed itself
     centre, factor = nearest_gaussian(target, y, -target.derivatives(y).hessian, rng)
@@ -153,10 +155,10 @@ def recentred(geometry: Geometry, draws: Array) -> Geometry:
     y = geometry.to_coordinates(draws).reshape(-1, geometry.dim)
     pick = np.linspace(0, len(y) - 1, N_AVERAGED_HESSIANS).astype(int)
     hessians = [geometry.target.derivatives(y[i]).hessian for i in pick]
-    factor = inverse_root(-np.mean(hessians, axis=0))
+    factor = geometry.target.structure.layout.factor(-np.mean(hessians, axis=0))
     centre = y.mean(axis=0)
     return geometry.moved(
-        centre, factor @ _pilot_directions(np.linalg.solve(factor, (y - centre).T))
+        centre, factor.stretched(_pilot_directions(factor.whitened(y - centre).T))
     )
 
 
@@ -172,8 +174,7 @@ def _pilot_directions(white: Array) -> Array:
 def _initial_coordinates(target: Target, start: Start) -> Array:
     y = target.density.initial.copy()
     where = target.density.slices()
-    theta = target.coordinates.from_log_parameters(start.log_parameters)
-    y[where["log_parameters"]] = theta.ravel()
+    y[where["quantities"]] = target.coordinates.from_quantities(start.quantities).ravel()
     y[where["log_sigma"]] = start.log_sigma
     if "log_sigma_mean" in where:
         y[where["log_sigma_mean"]] = np.mean(start.log_sigma)
@@ -181,8 +182,10 @@ def _initial_coordinates(target: Target, start: Start) -> Array:
 
 
 def _free_in_climb(target: Target) -> NDArray[np.bool_]:
+    """All but scales, of effects and of noise: their joint mode with what they scale lies far
+    towards zero, the more so the more coordinates share few rows."""
     free = np.ones(target.dim, dtype=bool)
     for name, where in target.density.slices().items():
-        if name.endswith(SCALE_SUFFIX):
+        if name.endswith(SCALE_SUFFIX) or name.startswith("log_sigma"):
             free[where] = False
     return free

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat import saturation
-from bayeslat.inference.coordinates import STRAIGHTENED
+from bayeslat.inference.coordinates import SHARES, STRAIGHTENED
 from bayeslat.inference.starts import Start
+from bayeslat.model.quantities import to_parameters
 from bayeslat.observations import Observations
 
 __all__ = ["term_resolution"]
@@ -18,52 +19,42 @@ __all__ = ["term_resolution"]
 type Array = NDArray[np.float64]
 
 MIN_INFORMATION = 1e-12
-"""Floor of what the data tell of a log-parameter, in place of zero."""
+
+SHARE_RESOLUTION = (1e-3, 1.0)
+"""Least and largest resolution of a share."""
 
 
 def term_resolution(
     observations: Observations,
-    parameters: tuple[str, ...],
+    quantities: tuple[str, ...],
     w_1: Array,
     start: Start,
     variance: Array,
 ) -> Array:
-    """The likelihood's own standard deviation of each straightened term, (parameter, deployment).
+    """The likelihood's own standard deviation of each straightened term and share.
 
-    Measured at the start, in the term's unit (w_0 over P_max), with the other parameters held by
-    their priors only.
+    Shape (quantity, deployment), in the unit of each, ones elsewhere. Measured at the start, with
+    the other quantities held by their priors only.
     """
-    index = {name: i for i, name in enumerate(parameters)}
-    resolution = np.ones_like(start.log_parameters)
-    jacobian = _log_jacobian(observations, parameters, w_1, start.log_parameters)
+    resolution = np.ones_like(start.quantities)
+    jacobian = _log_jacobian(observations, quantities, w_1, start.quantities)
     for d in range(w_1.size):
         rows = observations.deployment_index == d
-        theta = start.log_parameters[:, d]
+        theta = start.quantities[:, d]
         weight = observations.n_averaged[rows] / np.exp(2.0 * start.log_sigma[d])
         information = (jacobian[:, rows] * weight) @ jacobian[:, rows].T
-        log_sd = {
-            name: _own_log_sd(information, variance[:, d], index[name])
-            for name in (*STRAIGHTENED, "tau_0", "tau_S")
-            if name in index
-        }
-        log_a = np.log(w_1[d]) - theta[index["P_max"]]
-        for name in (name for name in STRAIGHTENED if name in index):
-            shift = theta[index["P_max"]] if name == "w_0" else 0.0
-            resolution[index[name], d] = np.exp(theta[index[name]] - shift) * log_sd[name]
-        log_tau_0 = theta[index["tau_0"]]
-        log_floor = np.logaddexp(log_tau_0, log_a - theta[index["k_S"]])
-        shares = {"k_S": np.exp(log_tau_0 - log_floor) * log_sd["tau_0"]}
-        if "tau_S" in index:
-            log_tau_s = theta[index["tau_S"]]
-            log_slope = np.logaddexp(log_tau_s, log_a)
-            shares["tau_S"] = np.exp(log_tau_s - log_slope) * log_sd["tau_S"]
-        for slot, share in shares.items():
-            resolution[index[slot], d] = np.clip(share, 1e-3, 1.0)
+        for i, name in enumerate(quantities):
+            if name in STRAIGHTENED:
+                resolution[i, d] = np.exp(theta[i]) * _own_sd(information, variance[:, d], i)
+            elif name in SHARES:
+                share = 1.0 / (1.0 + np.exp(-theta[i]))
+                found = share * (1.0 - share) * _own_sd(information, variance[:, d], i)
+                resolution[i, d] = np.clip(found, *SHARE_RESOLUTION)
     return resolution
 
 
-def _own_log_sd(information: Array, variance: Array, i: int) -> float:
-    """Standard deviation of one log-parameter from the data, the others held by their priors."""
+def _own_sd(information: Array, variance: Array, i: int) -> float:
+    """Standard deviation of one quantity from the data, the others held by their priors."""
     others = np.arange(variance.size) != i
     held = information[np.ix_(others, others)] + np.diag(1.0 / variance[others])
     cross = information[i, others]
@@ -72,18 +63,18 @@ def _own_log_sd(information: Array, variance: Array, i: int) -> float:
 
 
 def _log_jacobian(
-    observations: Observations, parameters: tuple[str, ...], w_1: Array, theta: Array
+    observations: Observations, quantities: tuple[str, ...], w_1: Array, theta: Array
 ) -> Array:
-    """Derivative of every row's log T in its own deployment's log-parameters, (parameter, row)."""
+    """Derivative of every row's log T in its own deployment's quantities, (quantity, row)."""
     context = np.nan_to_num(observations.context_tokens, nan=0.0)
 
     def log_latency(point: jax.Array) -> jax.Array:
-        of_row = jnp.exp(point)[:, observations.deployment_index]
-        values = {name: of_row[i] for i, name in enumerate(parameters)}
-        values["w_1"] = jnp.asarray(w_1)[observations.deployment_index]
+        of_row = point[:, observations.deployment_index]
+        values = {name: of_row[i] for i, name in enumerate(quantities)}
+        parameters = to_parameters(values, jnp.asarray(w_1)[observations.deployment_index], xp=jnp)
         return jnp.log(
             saturation.latency(
-                values, observations.batch_size, observations.total_tokens, context, xp=jnp
+                parameters, observations.batch_size, observations.total_tokens, context, xp=jnp
             )
         )
 
@@ -91,7 +82,7 @@ def _log_jacobian(
     def derivative(tangent: jax.Array) -> jax.Array:
         return jax.jvp(log_latency, (jnp.asarray(theta),), (tangent,))[1]
 
-    everywhere = np.zeros((len(parameters), *theta.shape))
-    for i in range(len(parameters)):
+    everywhere = np.zeros((len(quantities), *theta.shape))
+    for i in range(len(quantities)):
         everywhere[i, i] = 1.0
     return np.stack([np.asarray(derivative(tangent)) for tangent in everywhere])

@@ -26,7 +26,7 @@ type Report = Callable[[str], None]
 
 PILOT_DRAWS: Final = 200
 MAX_PILOTS: Final = 2
-PILOT_RHAT: Final = 1.05
+PILOT_RHAT: Final = 1.03
 """A pilot that mixes this well needs no better map."""
 LONGER: Final = (2.0, 6.0)
 """Least and most that a second run is longer, where the first did not pass: as much as its
@@ -68,8 +68,9 @@ def check_settings(sampler: str, settings: SamplerSettings) -> None:
 def sample_model(
     model: pm.Model,
     observations: Observations,
-    parameters: tuple[str, ...],
+    quantities: tuple[str, ...],
     w_1: Array,
+    stack: NDArray[np.int64],
     *,
     mean: Array,
     variance: Array,
@@ -78,11 +79,11 @@ def sample_model(
     report: Report,
     straighten: bool = True,
 ) -> SampledModel:
-    """Sample a model whose free variables include ``log_parameters`` and ``log_sigma``.
+    """Sample a model of `bayeslat.model.build`.
 
     Parameters
     ----------
-    model, observations, parameters, w_1, mean, variance
+    model, observations, quantities, w_1, stack, mean, variance
         As in `bayeslat.inference.geometry.gaussian_geometry`.
     sampler : str
         Name in `bayeslat.inference.samplers.SAMPLERS`.
@@ -99,8 +100,9 @@ def sample_model(
     geometry = gaussian_geometry(
         model,
         observations,
-        parameters,
+        quantities,
         w_1,
+        stack,
         mean=mean,
         variance=variance,
         seed=next(seeds),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat import saturation
+from bayeslat.model.quantities import to_parameters
 from bayeslat.observations import Observations
 
 __all__ = ["Start", "starting_points"]
@@ -34,8 +35,8 @@ MIN_SIGMA = 2e-3
 class Start(NamedTuple):
     """Best local fit of every deployment."""
 
-    log_parameters: Array
-    """Shape (parameter, deployment)."""
+    quantities: Array
+    """Logarithms and logits, shape (quantity, deployment)."""
     log_sigma: Array
     """Relative residual scale, shape (deployment,)."""
 
@@ -52,7 +53,7 @@ class _Rows(NamedTuple):
 
 def starting_points(
     observations: Observations,
-    parameters: tuple[str, ...],
+    quantities: tuple[str, ...],
     w_1: Array,
     mean: Array,
     spread: Array,
@@ -65,12 +66,12 @@ def starting_points(
     ----------
     observations : Observations
         Rows sorted by deployment.
-    parameters : tuple of str
+    quantities : tuple of str
         Names along the first axis of `mean`.
     w_1 : array, shape (deployment,)
         The gauge.
-    mean, spread : array, shape (parameter, deployment)
-        Marginal prior of the log-parameters.
+    mean, spread : array, shape (quantity, deployment)
+        Marginal prior of the pooled quantities.
     seed : int
         Seed of the starts and of the choice of rows.
     """
@@ -80,7 +81,7 @@ def starting_points(
     noise[0] = 0.0
     starts = mean + spread * noise
     fit = jax.vmap(  # over deployments
-        jax.vmap(partial(_fit_one, parameters), in_axes=(0, None, None, None, None)),
+        jax.vmap(partial(_fit_one, quantities), in_axes=(0, None, None, None, None)),
         in_axes=(2, 0, 0, 1, 1),
     )
     theta, log_sigma, cost = jax.jit(fit)(
@@ -110,7 +111,7 @@ def _padded_rows(observations: Observations, rng: np.random.Generator) -> _Rows:
 
 
 def _fit_one(
-    parameters: tuple[str, ...],
+    quantities: tuple[str, ...],
     start: jax.Array,
     rows: _Rows,
     w_1: jax.Array,
@@ -120,9 +121,9 @@ def _fit_one(
     """Levenberg-Marquardt with Student-t weights for one deployment from one start."""
 
     def residuals(theta: jax.Array) -> jax.Array:
-        values = {name: jnp.exp(theta[i]) for i, name in enumerate(parameters)}
+        values = {name: theta[i] for i, name in enumerate(quantities)}
         mu = saturation.latency(
-            {**values, "w_1": w_1},
+            to_parameters(values, w_1, xp=jnp),
             rows.batch_size,
             rows.total_tokens,
             rows.context_tokens,

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslat.inference.arrow import ArrowFactor
 from bayeslat.inference.coordinates import Coordinates
-from bayeslat.inference.curvature import IGNORED, SHARED, Derivatives, derivatives
+from bayeslat.inference.curvature import SHARED, Derivatives, derivatives
 from bayeslat.inference.density import FlatDensity
+from bayeslat.inference.structure import Structure
 
 __all__ = ["Target"]
 
@@ -23,18 +25,21 @@ ONE_PROGRAM_DIM = 32
 
 @dataclass(frozen=True, eq=False)  # compiled programs are found again by identity
 class Target:
-    """Log-posterior of y, the model's value variables with the log-parameters in coordinates.
+    """Log-posterior of y, the model's value variables with the quantities in coordinates.
 
     Parameters
     ----------
     density : FlatDensity
         The model's own log-density.
     coordinates : Coordinates
-        Map of the log-parameters.
+        Map of the pooled quantities.
+    structure : Structure
+        Which coordinates meet in prior and likelihood.
     """
 
     density: FlatDensity
     coordinates: Coordinates
+    structure: Structure
 
     @property
     def dim(self) -> int:
@@ -43,9 +48,9 @@ class Target:
 
     def flatten(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Coordinates y to the model's flat vector, with the log-determinant."""
-        block = self.density.slices()["log_parameters"]
-        shape = self.density.shapes["log_parameters"]
-        theta, log_jacobian = self.coordinates.to_log_parameters(y[block].reshape(shape))
+        block = self.density.slices()["quantities"]
+        shape = self.density.shapes["quantities"]
+        theta, log_jacobian = self.coordinates.to_quantities(y[block].reshape(shape))
         return jnp.concatenate([y[: block.start], theta.ravel(), y[block.stop :]]), log_jacobian
 
     def log_prior(self, y: jax.Array) -> jax.Array:
@@ -62,9 +67,9 @@ class Target:
         flat, log_jacobian = self.flatten(y)
         return self.density.prior(flat) + self.density.likelihood(flat) + log_jacobian
 
-    def log_posterior_at(self, centre: jax.Array, factor: jax.Array, u: jax.Array) -> jax.Array:
+    def log_posterior_at(self, centre: jax.Array, factor: ArrowFactor, u: jax.Array) -> jax.Array:
         """Log-posterior of y = centre + factor u."""
-        return self.log_posterior(centre + factor @ u)
+        return self.log_posterior(centre + factor.apply(u))
 
     def derivatives(self, y: Array) -> Derivatives:
         """Log-posterior, its gradient and its exact Hessian."""
@@ -74,23 +79,9 @@ class Target:
     @cached_property
     def _parts(self) -> list[Callable[[Array], Derivatives]]:
         """Compiled summands of the log-posterior: one program where that compiles sooner."""
-        everywhere = np.full(self.dim, SHARED)
         if self.dim <= ONE_PROGRAM_DIM:
-            return [derivatives(self.log_posterior, everywhere)]
+            return [derivatives(self.log_posterior, np.full(self.dim, SHARED))]
         return [
-            derivatives(self.log_prior, everywhere),
-            derivatives(self.log_likelihood, self._groups()),
+            derivatives(self.log_prior, self.structure.prior),
+            derivatives(self.log_likelihood, self.structure.likelihood),
         ]
-
-    def _groups(self) -> NDArray[np.int64]:
-        """Deployment of each coordinate, as the likelihood sees it."""
-        n_parameters, n_deployments = self.density.shapes["log_parameters"]
-        groups = np.full(self.dim, IGNORED)
-        for name, where in self.density.slices().items():
-            if name == "log_parameters":
-                groups[where] = np.tile(np.arange(n_deployments), n_parameters)
-            elif name == "log_sigma":
-                groups[where] = np.arange(n_deployments)
-            elif name.startswith("nu_"):
-                groups[where] = SHARED
-        return groups

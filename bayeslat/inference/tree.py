@@ -14,10 +14,12 @@ from bayeslat.catalog import Catalog
 from bayeslat.inference.devices import describe_device
 from bayeslat.inference.effects import draw_effects
 from bayeslat.inference.run import SampledModel
-from bayeslat.model.design import FleetDesign
+from bayeslat.model.build import observed_basis
+from bayeslat.model.design import GROUP_LEVELS, FleetDesign
 from bayeslat.model.likelihood import NU_OFFSET
-from bayeslat.model.pooling import POOLING_LEVELS, elasticities, median_scales
-from bayeslat.model.priors import REGRESSORS
+from bayeslat.model.pooling import elasticities, median_scales
+from bayeslat.model.priors import POOLING_LEVELS, REGRESSORS
+from bayeslat.model.quantities import to_parameters
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations, Quarantine
 from bayeslat.schema import SCHEMA_VERSION, Deployment
@@ -25,6 +27,9 @@ from bayeslat.schema import SCHEMA_VERSION, Deployment
 __all__ = ["deployment_coords", "fleet_tree", "parameter_dataset", "provenance", "row_summary"]
 
 type Array = NDArray[np.float64]
+
+DISCREPANCY_SCALES: Final = ("discrepancy_stack_scale", "discrepancy_own_scale")
+"""Pooling scales of the discrepancy."""
 
 RECORDED_PACKAGES: Final = ("bayeslat", "pymc", "jax", "numpyro", "nutpie", "blackjax", "arviz")
 
@@ -45,7 +50,8 @@ def fleet_tree(
     ------
     posterior
         Every parameter of the formula (chain, draw, deployment) in its unit, ``sigma`` and ``nu``,
-        pooling scales, ``intercept``, ``elasticity``, ``gpu_effect`` and ``model_effect``.
+        ``sigma_ratio``, pooling scales, ``intercept``, ``elasticity``, the effects of every level,
+        and ``discrepancy`` with its scales where the model has one.
     sample_stats
         ``diverging``, ``n_steps``, ``energy``.
     constant_data
@@ -53,11 +59,11 @@ def fleet_tree(
     """
     values = sampled.values
     scales = _full_scales(values, spec)
-    posterior = parameter_dataset(values, spec, design.deployments)
+    posterior = parameter_dataset(values, spec, design.deployments, design.w_1)
     for level in POOLING_LEVELS:
-        posterior[f"{level}_scale"] = (("chain", "draw", "parameter"), scales[level])
-    posterior["log_sigma_mean"] = values["log_sigma_mean"]
-    posterior["log_sigma_gpu"] = values["log_sigma_gpu"]
+        posterior[f"{level}_scale"] = (("chain", "draw", "quantity"), scales[level])
+    for name in ("log_sigma_mean", "log_sigma_gpu", "log_sigma_ratio_mean"):
+        posterior[name] = values[name]
     posterior["log_sigma_scale"] = np.exp(values["log_sigma_scale_log__"])
     posterior = posterior.merge(_effects(values, scales, spec, design, seed))
     tree = xr.DataTree.from_dict(
@@ -69,23 +75,35 @@ def fleet_tree(
     )
     tree.attrs = provenance(observations, spec, design, catalog, seed=seed, sampler=sampler)
     tree.attrs["verdict"] = json.dumps(sampled.verdict.to_dict())
+    basis = observed_basis(observations, spec)
+    tree.attrs["discrepancy_basis"] = basis.to_json() if basis is not None else ""
     return tree
 
 
 def parameter_dataset(
-    values: xr.Dataset, spec: ModelSpec, deployments: Sequence[Deployment]
+    values: xr.Dataset, spec: ModelSpec, deployments: Sequence[Deployment], w_1: Array
 ) -> xr.Dataset:
-    """Parameters of the formula in their units, with sigma and nu, from value variables."""
-    draws = values["log_parameters"].transpose("chain", "draw", "parameter", "deployment")
-    natural = np.exp(draws.to_numpy())
+    """Parameters of the formula in their units, noise and discrepancy, from value variables."""
+    draws = values["quantities"].transpose("chain", "draw", "quantity", "deployment").to_numpy()
+    quantities = {name: draws[:, :, position] for position, name in enumerate(spec.quantities)}
+    found = to_parameters(quantities, w_1)
     dims = ("chain", "draw", "deployment")
-    data: dict[str, Any] = {
-        name: (dims, natural[:, :, position]) for position, name in enumerate(spec.parameters)
-    }
+    data: dict[str, Any] = {name: (dims, found[name]) for name in spec.parameters}
     data["sigma"] = (dims, np.exp(values["log_sigma"].to_numpy()))
+    data["sigma_ratio"] = (dims, np.exp(values["log_sigma_ratio"].to_numpy()))
     if "nu_excess_log__" in values:
         excess = values["nu_excess_log__"].to_numpy()
         data["nu"] = (("chain", "draw"), NU_OFFSET + np.exp(excess))
+    if "discrepancy" in values:
+        weights = values["discrepancy"].transpose("chain", "draw", "basis", "deployment")
+        data["discrepancy"] = (("chain", "draw", "basis", "deployment"), weights.to_numpy())
+        for name in DISCREPANCY_SCALES:
+            scale = np.exp(values[f"{name}_log__"].to_numpy())
+            data[name] = (("chain", "draw"), scale)
+        data["discrepancy_scale"] = (
+            ("chain", "draw"),
+            np.hypot(*(data[name][1] for name in DISCREPANCY_SCALES)),
+        )
     return xr.Dataset(data, coords=deployment_coords(deployments))
 
 
@@ -155,8 +173,8 @@ def provenance(
 ) -> dict[str, Any]:
     """Root attributes: everything needed to say where a posterior comes from."""
     datasheets = {
-        "gpus": [catalog.gpu(name).to_dict() for name in design.gpus],
-        "llms": [catalog.llm(name).to_dict() for name in design.models],
+        "gpus": [catalog.gpu(name).to_dict() for name in _distinct(design, "gpu")],
+        "llms": [catalog.llm(name).to_dict() for name in _distinct(design, "model")],
     }
     return {
         "schema_version": SCHEMA_VERSION,
@@ -169,6 +187,10 @@ def provenance(
         "seed": seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _distinct(design: FleetDesign, field: str) -> list[str]:
+    return sorted({getattr(deployment, field) for deployment in design.deployments})
 
 
 def _data_provenance(observations: Observations | None) -> dict[str, Any]:
@@ -185,15 +207,15 @@ def _data_provenance(observations: Observations | None) -> dict[str, Any]:
 
 
 def _full_scales(values: xr.Dataset, spec: ModelSpec) -> dict[str, Array]:
-    """Every pooling scale, fixed ones included, each shape (chain, draw, parameter)."""
+    """Every pooling scale, fixed ones included, each shape (chain, draw, quantity)."""
     shape = (values.sizes["chain"], values.sizes["draw"])
     full = {}
     for level, medians in median_scales(spec).items():
         array = np.broadcast_to(medians, (*shape, medians.size)).copy()
-        name = f"{level}_scale_log__"
-        if name in values:
-            sampled = [getattr(spec.prior(p), level).spread > 0 for p in spec.parameters]
-            array[..., sampled] = np.exp(values[name].to_numpy())
+        variable = f"{level}_scale_log__"
+        if variable in values:
+            sampled = [spec.prior(name).scale(level).spread > 0 for name in spec.quantities]
+            array[..., sampled] = np.exp(values[variable].to_numpy())
         full[level] = array
     return full
 
@@ -206,29 +228,35 @@ def _effects(
     seed: int,
 ) -> xr.Dataset:
     chain, draw = values.sizes["chain"], values.sizes["draw"]
-    log_parameters = values["log_parameters"].to_numpy()
+    quantities = values["quantities"].to_numpy()
     flat_scales = {level: array.reshape(chain * draw, -1) for level, array in scales.items()}
     weights = draw_effects(
-        log_parameters.reshape(chain * draw, *log_parameters.shape[2:]),
+        quantities.reshape(chain * draw, *quantities.shape[2:]),
         flat_scales,
         spec,
         design,
         np.random.default_rng(seed),
-    ).reshape(chain, draw, len(spec.parameters), -1)
-    bounds = np.cumsum([1, len(REGRESSORS), len(design.gpus)])
-    intercept, slopes, gpu, model = np.split(weights, bounds, axis=-1)
-    front = ("chain", "draw", "parameter")
+    ).reshape(chain, draw, len(spec.quantities), -1)
+    intercept, slopes, *members = np.split(weights, design.bounds, axis=-1)
+    front = ("chain", "draw", "quantity")
+    effects = {
+        f"{level}_effect": ((*front, level), found)
+        for level, found in zip(GROUP_LEVELS, members, strict=True)
+        if found.shape[-1]  # most fleets have no settings
+    }
     return xr.Dataset(
         {
             "intercept": (front, intercept[..., 0]),
             "elasticity": ((*front, "regressor"), elasticities(spec) + slopes),
-            "gpu_effect": ((*front, "gpu"), gpu),
-            "model_effect": ((*front, "model"), model),
+            **effects,
         },
         coords={
-            "parameter": list(spec.parameters),
+            "quantity": list(spec.quantities),
             "regressor": list(REGRESSORS),
-            "gpu": list(design.gpus),
-            "model": list(design.models),
+            **{
+                level: list(design.levels[level].names)
+                for level in GROUP_LEVELS
+                if design.levels[level].names
+            },
         },
     )

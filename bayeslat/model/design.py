@@ -1,11 +1,12 @@
 """The fleet as the pooling prior sees it: deployments, datasheet regressors, levels.
 
-A log-parameter of the deployments is linear in *features*: an intercept, the fleet's elasticities
-to the datasheet regressors, one indicator a GPU and one an LLM. With independent Gaussian weights
-on the features this is partial pooling, and a new GPU or LLM is nothing but a new indicator.
+A pooled quantity of the deployments is linear in *features*: an intercept, the fleet's elasticities
+to the datasheet regressors, and one indicator for each GPU, setting, LLM, engine and software
+stack. With independent Gaussian weights on the features this is partial pooling, and a new GPU or
+LLM is nothing but a new indicator.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat.catalog import GPU, LLM, Catalog
-from bayeslat.model.priors import REGRESSORS
+from bayeslat.model.priors import POOLING_LEVELS, REGRESSORS
 from bayeslat.schema import Deployment
 
-__all__ = ["REFERENCE", "WORK_UNIT_PARAMETERS", "FleetDesign", "fleet_design"]
+__all__ = ["GROUP_LEVELS", "REFERENCE", "FleetDesign", "Level", "fleet_design"]
 
 REFERENCE: Final = {"compute": 312.0, "bandwidth": 2.04, "size": 7.0, "kv": 524288.0, "tp": 1.0}
 """Reference point of the priors: TFLOP/s, TB/s, billions of active parameters, bytes, ways."""
@@ -24,8 +25,33 @@ REFERENCE: Final = {"compute": 312.0, "bandwidth": 2.04, "size": 7.0, "kv": 5242
 UNKNOWN_SPREAD: Final = {"compute": 1.0, "bandwidth": 0.8, "size": 1.2, "kv": 1.0}
 """Standard deviation of the logarithm of a datasheet quantity that nobody stated."""
 
-WORK_UNIT_PARAMETERS: Final = ("P_max", "w_0")
-"""Parameters measured in work units, which an LLM of unknown size moves by its unknown gauge."""
+PARALLEL_SHARE: Final = 2.0 / 3.0
+"""Part of a step's work that slows with the share of compute units in use; clocks, power limits and
+memory make up for the rest. Amdahl's law with it meets measured partitions better than a power."""
+
+GROUP_LEVELS: Final = tuple(level for level in POOLING_LEVELS if level != "deployment")
+"""Levels that deployments can share, in the order of the features."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """The members of one pooling level.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Distinct members.
+    index : array of int, shape (deployment,)
+        Member that each deployment belongs to; -1 for none.
+    """
+
+    names: tuple[str, ...]
+    index: NDArray[np.int64]
+
+    @property
+    def indicators(self) -> NDArray[np.float64]:
+        """Indicator features, shape (deployment, member)."""
+        return (self.index[:, None] == np.arange(len(self.names))).astype(float)
 
 
 @dataclass(frozen=True)
@@ -36,10 +62,8 @@ class FleetDesign:
     ----------
     deployments : tuple of Deployment
         One entry a deployment, in the order of every deployment axis.
-    gpus, models : tuple of str
-        Distinct names, in the order of the gpu and model axes.
-    gpu_index, model_index : array of int, shape (deployment,)
-        Which GPU and LLM each deployment has.
+    levels : mapping of str to Level
+        Members of each of `GROUP_LEVELS`.
     regressors : array, shape (deployment, regressor)
         Logarithms of the datasheet quantities over `REFERENCE`; zero where unknown.
     gpu_unknown, model_unknown : array of bool, shapes (gpu, regressor) and (model, regressor)
@@ -49,10 +73,7 @@ class FleetDesign:
     """
 
     deployments: tuple[Deployment, ...]
-    gpus: tuple[str, ...]
-    models: tuple[str, ...]
-    gpu_index: NDArray[np.int64]
-    model_index: NDArray[np.int64]
+    levels: Mapping[str, Level]
     regressors: NDArray[np.float64]
     gpu_unknown: NDArray[np.bool_]
     model_unknown: NDArray[np.bool_]
@@ -60,15 +81,15 @@ class FleetDesign:
 
     @property
     def features(self) -> NDArray[np.float64]:
-        """Feature matrix, shape (deployment, 1 + regressor + gpu + model)."""
-        return np.hstack(
-            [
-                np.ones((len(self.deployments), 1)),
-                self.regressors,
-                np.eye(len(self.gpus))[self.gpu_index],
-                np.eye(len(self.models))[self.model_index],
-            ]
-        )
+        """Feature matrix, shape (deployment, 1 + regressor + members of all levels)."""
+        indicators = [self.levels[level].indicators for level in GROUP_LEVELS]
+        return np.hstack([np.ones((len(self.deployments), 1)), self.regressors, *indicators])
+
+    @property
+    def bounds(self) -> NDArray[np.int64]:
+        """Where the features of regressors and of each level begin, for `numpy.split`."""
+        sizes = [1, len(REGRESSORS), *(len(self.levels[level].names) for level in GROUP_LEVELS)]
+        return np.cumsum(sizes)[:-1]
 
 
 def fleet_design(deployments: Sequence[Deployment], catalog: Catalog) -> FleetDesign:
@@ -81,34 +102,50 @@ def fleet_design(deployments: Sequence[Deployment], catalog: Catalog) -> FleetDe
     catalog : Catalog
         Datasheets; unknown names are allowed and widen the prior.
     """
-    gpus = tuple(sorted({deployment.gpu for deployment in deployments}))
-    models = tuple(sorted({deployment.model for deployment in deployments}))
-    gpu_index = np.array([gpus.index(deployment.gpu) for deployment in deployments])
-    model_index = np.array([models.index(deployment.model) for deployment in deployments])
-    gpu_values = np.array([_gpu_regressors(catalog.gpu(name)) for name in gpus])
-    model_values = np.array([_model_regressors(catalog.llm(name)) for name in models])
-    tp_values = np.array([np.log(deployment.tp) for deployment in deployments])
-    values = gpu_values[gpu_index] + model_values[model_index]
-    values[:, REGRESSORS.index("tp")] = tp_values
-    size = values[:, REGRESSORS.index("size")]
-    gpu_unknown = np.isnan(gpu_values)
-    model_unknown = np.isnan(model_values)
+    sheets = [catalog.gpu(deployment.gpu) for deployment in deployments]
+    levels = {
+        "gpu": _level([sheet.device for sheet in sheets]),
+        "setting": _level([sheet.name if sheet.device != sheet.name else "" for sheet in sheets]),
+        "model": _level([deployment.model for deployment in deployments]),
+        "engine": _level([deployment.engine or "unnamed" for deployment in deployments]),
+        "stack": _level([_stack(deployment) for deployment in deployments]),
+    }
+    gpu_values = np.array([_gpu_regressors(sheet) for sheet in sheets])
+    model_values = np.array([_model_regressors(catalog.llm(item.model)) for item in deployments])
+    values = gpu_values + model_values
+    values[:, REGRESSORS.index("tp")] = [np.log(deployment.tp) for deployment in deployments]
     return FleetDesign(
         deployments=tuple(deployments),
-        gpus=gpus,
-        models=models,
-        gpu_index=gpu_index,
-        model_index=model_index,
+        levels=levels,
         regressors=np.nan_to_num(values, nan=0.0),
-        gpu_unknown=gpu_unknown,
-        model_unknown=model_unknown,
-        w_1=np.exp(np.nan_to_num(size, nan=0.0)),
+        gpu_unknown=_of_members(np.isnan(gpu_values), levels["gpu"]),
+        model_unknown=_of_members(np.isnan(model_values), levels["model"]),
+        w_1=np.exp(np.nan_to_num(values[:, REGRESSORS.index("size")], nan=0.0)),
     )
 
 
+def _level(names: Sequence[str]) -> Level:
+    members = tuple(sorted(set(names) - {""}))
+    return Level(members, np.array([members.index(name) if name else -1 for name in names]))
+
+
+def _stack(deployment: Deployment) -> str:
+    """What a deployment is, whatever the device."""
+    return deployment._replace(gpu="").label
+
+
+def _of_members(values: NDArray[np.bool_], level: Level) -> NDArray[np.bool_]:
+    """One row a member, from one row a deployment."""
+    first = [int(np.flatnonzero(level.index == member)[0]) for member in range(len(level.names))]
+    return values[first]
+
+
 def _gpu_regressors(gpu: GPU) -> list[float]:
-    known = {"compute": gpu.effective_tflops, "bandwidth": gpu.bandwidth_tbs}
-    return _log_ratios(known)
+    slowed = (1.0 - PARALLEL_SHARE) + PARALLEL_SHARE / gpu.sm_share
+    known = {"compute": gpu.peak_tflops, "bandwidth": gpu.bandwidth_tbs}
+    row = _log_ratios(known)
+    row[REGRESSORS.index("share")] = -float(np.log(slowed))
+    return row
 
 
 def _model_regressors(llm: LLM) -> list[float]:

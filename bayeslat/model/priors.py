@@ -1,12 +1,14 @@
 """Default priors of the hierarchical model, each with its reason.
 
-The reference point of every prior is a 7-billion-parameter dense model at tensor parallelism 1 on
-one 312 TFLOP/s, 2.04 TB/s accelerator with 512 KiB of KV cache per position. `median` is the value
-there, `spread` the standard deviation of its logarithm, and `elasticity` says with which power the
-parameter follows each datasheet quantity. The powers are below one because measured latency is:
-prefill follows peak compute to about -0.7 and model size to +0.9, decode follows bandwidth to about
--0.55 and model size to +0.57; launch overheads and imperfect overlap take the rest. They are means
-of Gaussian priors with standard deviation `ELASTICITY_SPREAD`, so that a fleet can correct them.
+Priors are those of the pooled quantities (`bayeslat.model.quantities`). The reference point of
+every prior is a 7-billion-parameter dense model at tensor parallelism 1 on one 312 TFLOP/s,
+2.04 TB/s accelerator with 512 KiB of KV cache per position. `median` is the value there, `spread`
+the standard deviation of its logarithm (of its logit, for a share), and `elasticity` says with
+which power the quantity follows each datasheet quantity. The powers are below one because measured
+latency is: prefill follows peak compute to about -0.7 and model size to +0.9, decode follows
+bandwidth to about -0.55 and model size to +0.57; launch overheads and imperfect overlap take the
+rest. They are means of Gaussian priors with standard deviation `ELASTICITY_SPREAD`, so that a fleet
+can correct them.
 """
 
 from collections.abc import Mapping
@@ -18,20 +20,29 @@ from bayeslat.errors import InputError
 
 __all__ = [
     "DEFAULT_PRIORS",
+    "DISCREPANCY_OWN",
+    "DISCREPANCY_STACK",
     "ELASTICITY_SPREAD",
     "NOISE_GPU_SPREAD",
     "NOISE_MEAN",
+    "NOISE_RATIO",
     "NOISE_SCALE",
+    "POOLING_LEVELS",
     "REGRESSORS",
     "Prior",
     "ScalePrior",
 ]
 
-REGRESSORS: Final = ("compute", "bandwidth", "size", "kv", "tp")
+REGRESSORS: Final = ("compute", "share", "bandwidth", "size", "kv", "tp")
 """Datasheet quantities, as logarithms relative to the reference point."""
 
+POOLING_LEVELS: Final = ("gpu", "setting", "model", "engine", "stack", "deployment")
+"""Levels at which a quantity may stray from its datasheet mean: the device, a setting of it (a
+share of its compute units), the LLM, the serving engine, the software stack (engine, LLM, tensor
+parallelism and precision) whatever the device, and the single deployment."""
+
 ELASTICITY_SPREAD: Final = 0.2
-"""Prior standard deviation of every elasticity that a parameter has."""
+"""Prior standard deviation of every elasticity that a quantity has."""
 
 NOISE_MEAN: Final = (0.05, 0.7)
 """Median of the relative noise of a fleet, and the standard deviation of its logarithm."""
@@ -43,6 +54,17 @@ NOISE_GPU_SPREAD: Final = 0.4
 """Standard deviation of a GPU's part in the log noise: hosts, drivers and clocks come with it. Too
 few GPUs are in most fleets to estimate it, and a GPU that nobody measured needs it."""
 
+NOISE_RATIO: Final = (0.5, 0.5)
+"""Noise of a prefill over that of a decode step: standard deviation of the logarithm of its median
+over the fleet, and of a deployment around it. Logs differ in this more than in anything: where
+prefills queue behind each other their noise is several times that of decode steps."""
+
+DISCREPANCY_STACK: Final = (0.04, 0.4)
+DISCREPANCY_OWN: Final = (0.03, 0.4)
+"""Size of the discrepancy that deployments of a stack share, and of each one's own: median of its
+standard deviation (a few per cent), and the standard deviation of the logarithm of that. Larger
+values let it take over what the formula says, and the formula no longer rules far from data."""
+
 
 @dataclass(frozen=True)
 class ScalePrior:
@@ -51,7 +73,7 @@ class ScalePrior:
     Parameters
     ----------
     median : float
-        Median of the scale, in units of the logarithm of the parameter.
+        Median of the scale, in units of the logarithm (or logit) of the quantity.
     spread : float
         Standard deviation of the logarithm of the scale; 0 fixes the scale at its median.
     """
@@ -69,33 +91,36 @@ class ScalePrior:
 
 @dataclass(frozen=True)
 class Prior:
-    """Prior of the logarithm of one positive parameter over the fleet.
+    """Prior of one pooled quantity over the fleet.
 
     Parameters
     ----------
     median : float
-        Median of the fleet-wide value at the reference point, in the parameter's unit.
+        Median of the fleet-wide value at the reference point, in the quantity's unit.
     spread : float
-        Standard deviation of the logarithm of the fleet-wide value.
+        Standard deviation of the logarithm (or logit) of the fleet-wide value.
     elasticity : mapping of str to float
-        Power with which the parameter follows each of `REGRESSORS`; absent means zero.
-    gpu, model, deployment : ScalePrior
-        How far GPUs, LLMs and deployments stray from the datasheet's word; deployments by 5 % more
-        (in quadrature), see `bayeslat.model.pooling.MIN_OWN_VARIANCE`.
+        Power with which the quantity follows each of `REGRESSORS`; absent means zero.
+    gpu, setting, model, engine, stack, deployment : ScalePrior
+        How far each level of `POOLING_LEVELS` strays from the datasheet's word; deployments by 5 %
+        more (in quadrature), see `bayeslat.model.pooling.MIN_OWN_VARIANCE`.
     """
 
     median: float
     spread: float
     elasticity: Mapping[str, float] = field(default_factory=dict)
     gpu: ScalePrior = ScalePrior(0.20)
+    setting: ScalePrior = ScalePrior(0.07, spread=0.0)
     model: ScalePrior = ScalePrior(0.20)
-    deployment: ScalePrior = ScalePrior(0.12)
+    engine: ScalePrior = ScalePrior(0.40, spread=0.0)
+    stack: ScalePrior = ScalePrior(0.15)
+    deployment: ScalePrior = ScalePrior(0.08)
 
     def __post_init__(self) -> None:
         if not (self.median > 0 and self.spread > 0):
             raise InputError(
                 f"got Prior(median={self.median}, spread={self.spread}), expected two positive"
-                " numbers: the median in the parameter's unit and the spread of its logarithm"
+                " numbers: the median in the quantity's unit and the spread of its logarithm"
             )
         unknown = set(self.elasticity) - set(REGRESSORS)
         if unknown:
@@ -105,57 +130,58 @@ class Prior:
             )
         object.__setattr__(self, "elasticity", MappingProxyType(dict(self.elasticity)))
 
+    def scale(self, level: str) -> ScalePrior:
+        """The prior of the pooling scale at one of `POOLING_LEVELS`."""
+        found: ScalePrior = getattr(self, level)
+        return found
 
-_FIXED_LARGE = ScalePrior(0.20, spread=0.0)
-_FIXED_SMALL = ScalePrior(0.12, spread=0.0)
+
+def _held(median: float, spread: float) -> Prior:
+    """A quantity that data seldom tell from its rivals: its scales are constants."""
+    return Prior(
+        median,
+        spread,
+        gpu=ScalePrior(0.20, spread=0.0),
+        model=ScalePrior(0.20, spread=0.0),
+        stack=ScalePrior(0.15, spread=0.0),
+        deployment=ScalePrior(0.08, spread=0.0),
+    )
+
 
 DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
     {
-        # 2 x 7e9 FLOPs a token at 312 TFLOP/s and 40 % utilisation: 9 tokens/ms.
-        "P_max": Prior(9.0, 0.7, {"compute": 0.72, "size": 0.08, "tp": 0.75}),
+        # 2 x 7e9 FLOPs a token at 312 TFLOP/s and 40 % utilisation are 0.11 ms a token. A share of
+        # the compute units slows by Amdahl's law, already in the regressor: its power is one.
+        "slope": Prior(0.12, 0.7, {"compute": -0.72, "share": -1.0, "size": 0.92, "tp": -0.75}),
+        # Reading the weights once, 14 GB at 2.04 TB/s and 60 %, is 11 ms, or launching the kernels.
+        "floor": Prior(12.0, 0.7, {"share": -0.15, "bandwidth": -0.55, "size": 0.57, "tp": -0.4}),
+        # How much of the floor stays when the knee is passed: one host-bound engine in four.
+        "floor_share": Prior(0.27, 1.0, engine=ScalePrior(1.0, spread=0.0)),
+        # The part of the token slope that no saturation touches; confounded with the rest of it.
+        "slope_share": _held(0.08, 1.0),
         # Most data have no batch factor at all: at k_B = 2 it is 0.86 for one request, 0.98 for
-        # two. Scales are fixed because the data rarely identify k_B (see `ModelSpec`).
-        "k_B": Prior(2.0, 1.0, gpu=_FIXED_LARGE, model=_FIXED_LARGE, deployment=_FIXED_SMALL),
-        # w_1 / (P_max k_S) is the floor of small steps, about the time to read the weights once:
-        # 0.11 ms a token over 11 ms. Its scales are fixed because a knee that may lie anywhere
-        # trades places with tau_0: two ways to the same latencies, and two modes.
-        "k_S": Prior(
-            0.01,
-            0.8,
-            {"compute": -0.72, "bandwidth": 0.55, "size": 0.35, "tp": -0.25},
-            gpu=_FIXED_LARGE,
-            model=_FIXED_LARGE,
-            deployment=_FIXED_SMALL,
-        ),
-        # At one token the overhead costs w_0 / (P_max k_S), as much as w_0 / w_1 tokens of the
-        # floor: a tenth of a token is a tenth of the floor. A token, 3.3 spreads away, would double
-        # the latency of single requests.
-        "w_0": Prior(
-            0.1,
-            0.7,
-            {"size": 0.92},
-            gpu=_FIXED_LARGE,
-            model=_FIXED_LARGE,
-            deployment=_FIXED_SMALL,
-        ),
-        # Launches, scheduling and sampling of a step.
-        "tau_0": Prior(3.0, 1.0, {"bandwidth": -0.55, "size": 0.57, "tp": -0.5}),
+        # two.
+        "k_B": _held(2.0, 1.0),
+        # At one token the overhead costs as much as that many tokens of the floor: a tenth of a
+        # token is a tenth of the floor. A token would double the latency of single requests.
+        "overhead": _held(0.1, 0.7),
         # Per-request work outside the matrix products: attention launches, sampling, bookkeeping.
-        "tau_B": Prior(0.05, 1.0, {"bandwidth": -0.55, "size": 0.57, "tp": -0.5}),
-        # The part of the token slope that does not saturate; confounded with w_1 / P_max.
-        "tau_S": Prior(
-            0.01,
+        "tau_B": Prior(
+            0.05,
             1.0,
-            {"compute": -0.72, "size": 0.92, "tp": -0.75},
-            gpu=_FIXED_LARGE,
-            model=_FIXED_LARGE,
-            deployment=_FIXED_SMALL,
+            {"bandwidth": -0.55, "size": 0.57, "tp": -0.5},
+            engine=ScalePrior(0.8, spread=0.0),
         ),
         # One position's KV cache over the bandwidth: 512 KiB / 2.04 TB/s = 2.6e-4 ms.
         "tau_C": Prior(3e-4, 0.8, {"bandwidth": -0.9, "kv": 0.9, "tp": -0.9}),
         # Interference of a mixed step: one per mille per request, 1e-5 per token.
         "gamma_B": Prior(1e-3, 1.0),
         "gamma_S": Prior(1e-5, 1.0),
+        # Between the exponential knee (1) and the corner of a roofline (large).
+        "m_S": Prior(1.5, 0.5),
+        # Prefills launch more kernels and cannot replay a captured graph.
+        "r_F": Prior(1.3, 0.4, gpu=ScalePrior(0.1), model=ScalePrior(0.1), stack=ScalePrior(0.1)),
+        "r_B": Prior(1.5, 0.7, engine=ScalePrior(0.8, spread=0.0)),
     }
 )
-"""Default prior of every free parameter."""
+"""Default prior of every pooled quantity."""

@@ -7,14 +7,16 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from bayeslat.errors import InputError
-from bayeslat.model.priors import DEFAULT_PRIORS, Prior, ScalePrior
+from bayeslat.model.priors import DEFAULT_PRIORS, POOLING_LEVELS, Prior, ScalePrior
+from bayeslat.model.quantities import QUANTITY_OF
 from bayeslat.noise import FAMILIES
 from bayeslat.schema import BASE_PARAMETERS, OPTIONAL_PARAMETERS, PARAMETERS
 
 __all__ = ["DEFAULT_TERMS", "ModelSpec"]
 
-DEFAULT_TERMS: Final = ("k_B", "w_0", "tau_B", "tau_S", "tau_C")
-"""Optional terms of the default model; `tau_C` counts only where contexts were recorded."""
+DEFAULT_TERMS: Final = ("k_B", "tau_B", "tau_C", "r_F", "r_B")
+"""Optional terms of the default model; `tau_C` counts only where contexts were recorded, `r_F` and
+`r_B` only where steps other than decode steps were."""
 
 
 @dataclass(frozen=True)
@@ -29,24 +31,30 @@ class ModelSpec:
     likelihood : str
         ``"student_t"`` (default), ``"lognormal"`` or ``"normal"``; always on a relative scale.
     priors : mapping of str to Prior
-        Priors that replace the defaults, by the name of the parameter.
+        Priors that replace the defaults, by the name of the pooled quantity
+        (`bayeslat.model.quantities`).
+    discrepancy : bool
+        Whether a latency may stray smoothly from the formula (`bayeslat.discrepancy`). Not by
+        default: fleets of many deployments do not converge with it yet.
 
     Raises
     ------
     InputError
-        For an unknown term, likelihood or parameter name.
+        For an unknown term, likelihood or quantity name.
 
     Notes
     -----
-    By default the pooling scales of k_B, k_S, w_0 and tau_S are constants: data seldom tell these
-    four from their rivals. Their scales then form funnels that no sampler walks through in
-    reasonable time, and that of k_S two modes. A constant is a prior like another (it is not
-    estimated from the data); give a `ScalePrior` with a positive spread to sample it.
+    By default the pooling scales of k_B, overhead and slope_share are constants: data seldom tell
+    these from their rivals, and their scales then form funnels that no sampler walks through in
+    reasonable time. So are those of settings and engines, of which most fleets have too few. A
+    constant is a prior like another (it is not estimated from the data); give a `ScalePrior` with a
+    positive spread to sample it.
     """
 
     terms: tuple[str, ...] = DEFAULT_TERMS
     likelihood: str = "student_t"
     priors: Mapping[str, Prior] = field(default_factory=dict)
+    discrepancy: bool = False
 
     def __post_init__(self) -> None:
         unknown = [term for term in self.terms if term not in OPTIONAL_PARAMETERS]
@@ -62,8 +70,8 @@ class ModelSpec:
         strangers = [name for name in self.priors if name not in DEFAULT_PRIORS]
         if strangers:
             raise InputError(
-                f"got priors for {strangers}, expected some of {list(DEFAULT_PRIORS)}; w_1 has no"
-                " prior because it fixes the gauge"
+                f"got priors for {strangers}, expected some of {list(DEFAULT_PRIORS)};"
+                " correct the names"
             )
         object.__setattr__(self, "priors", MappingProxyType(dict(self.priors)))
 
@@ -73,9 +81,14 @@ class ModelSpec:
         chosen = {*BASE_PARAMETERS, *self.terms}
         return tuple(name for name in PARAMETERS if name in chosen)
 
-    def prior(self, name: str) -> Prior:
-        """Prior of one parameter: the override where there is one, else the default."""
-        return self.priors.get(name, DEFAULT_PRIORS[name])
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Pooled quantities of every deployment: each stands in its parameter's place."""
+        return tuple(QUANTITY_OF[name] for name in self.parameters)
+
+    def prior(self, quantity: str) -> Prior:
+        """Prior of one pooled quantity: the override where there is one, else the default."""
+        return self.priors.get(quantity, DEFAULT_PRIORS[quantity])
 
     def without(self, *terms: str) -> Self:
         """The same spec with some terms left out."""
@@ -83,8 +96,13 @@ class ModelSpec:
 
     def to_json(self) -> str:
         """The spec as JSON, every prior in force written out."""
-        priors = {name: _prior_to_dict(self.prior(name)) for name in self.parameters}
-        content = {"terms": self.terms, "likelihood": self.likelihood, "priors": priors}
+        priors = {name: _prior_to_dict(self.prior(name)) for name in self.quantities}
+        content = {
+            "terms": self.terms,
+            "likelihood": self.likelihood,
+            "priors": priors,
+            "discrepancy": self.discrepancy,
+        }
         return json.dumps(content, sort_keys=True)
 
     @classmethod
@@ -92,19 +110,18 @@ class ModelSpec:
         """Read what `to_json` wrote."""
         content = json.loads(text)
         priors = {name: _prior_from_dict(entry) for name, entry in content["priors"].items()}
-        return cls(tuple(content["terms"]), content["likelihood"], priors)
+        return cls(tuple(content["terms"]), content["likelihood"], priors, content["discrepancy"])
 
 
 def _prior_to_dict(prior: Prior) -> dict[str, Any]:
-    scales = {name: asdict(getattr(prior, name)) for name in ("gpu", "model", "deployment")}
     return {
         "median": prior.median,
         "spread": prior.spread,
         "elasticity": dict(prior.elasticity),
-        **scales,
+        **{level: asdict(prior.scale(level)) for level in POOLING_LEVELS},
     }
 
 
 def _prior_from_dict(entry: Mapping[str, Any]) -> Prior:
-    scales = {name: ScalePrior(**entry[name]) for name in ("gpu", "model", "deployment")}
+    scales = {level: ScalePrior(**entry[level]) for level in POOLING_LEVELS}
     return Prior(entry["median"], entry["spread"], entry["elasticity"], **scales)

@@ -8,7 +8,6 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslat import saturation
 from bayeslat.errors import InputError
 from bayeslat.noise import standardise
 from bayeslat.predictive.draws import DeploymentDraws, Points
@@ -41,22 +40,29 @@ class LatencyDistribution:
         Posterior draws of the deployment.
     batch_size, total_tokens, context_tokens : array
         B requests, S tokens and C attended positions, broadcast against each other.
+    n_averaged : array
+        Steps whose mean the latency is; one by default, a single step. The noise is that of a step
+        over sqrt(n), of the same family: exact for normal noise, while the mean of Student-t or
+        lognormal steps is nearer to a normal than that. What the formula misses does not average
+        out.
 
     Raises
     ------
     InputError
-        If a design point has B < 1, S < B or C < 0, or is not finite.
+        If a design point has B < 1, S < B or C < 0, or is not finite; if `n_averaged` is not
+        positive and finite.
     """
 
     draws: DeploymentDraws
     batch_size: Array
     total_tokens: Array
     context_tokens: Array
+    n_averaged: Any = 1.0
 
     def __post_init__(self) -> None:
-        names = ("batch_size", "total_tokens", "context_tokens")
+        names = ("batch_size", "total_tokens", "context_tokens", "n_averaged")
         arrays = _together(*(getattr(self, name) for name in names))
-        batch, tokens, context = arrays
+        batch, tokens, context, averaged = arrays
         finite = tokens + context < np.inf
         if not (finite & (batch >= 1) & (tokens >= batch) & (context >= 0)).all():
             raise InputError(
@@ -64,6 +70,11 @@ class LatencyDistribution:
                 f" context_tokens from {context.min():g}, expected batch_size >= 1,"
                 " total_tokens >= batch_size (every request computes a token) and"
                 " context_tokens >= 0, all finite; correct the query"
+            )
+        if not ((averaged > 0.0) & (averaged < np.inf)).all():
+            raise InputError(
+                f"got n_averaged from {averaged.min():g} to {averaged.max():g}, expected positive"
+                " finite numbers of steps; leave it out for single steps"
             )
         for name, values in zip(names, arrays, strict=True):
             object.__setattr__(self, name, values)
@@ -168,10 +179,9 @@ class LatencyDistribution:
     def mean(self, *, credible: float | None = None) -> Any:
         """Mean latency in milliseconds."""
         _, points, shape = self._broadcast(0.0)
-        first, _ = self.draws.noise.moments(self.draws.sigma, self.draws.nu)
 
         def means(part: Points, _: slice) -> Array:
-            return self.draws.location(part) * first[:, None]
+            return self._moments(part)[0]
 
         if credible is not None:
             return self._summary(points, shape, credible, means)
@@ -180,13 +190,9 @@ class LatencyDistribution:
     def std(self) -> Any:
         """Standard deviation in milliseconds, infinite where a draw has nu <= 2."""
         _, points, shape = self._broadcast(0.0)
-        first, second = self.draws.noise.moments(self.draws.sigma, self.draws.nu)
-        mean = self._mean_over_draws(
-            points, lambda part, _: self.draws.location(part) * first[:, None]
-        )
-        square = self._mean_over_draws(
-            points, lambda part, _: np.square(self.draws.location(part)) * second[:, None]
-        )
+        mean, square = np.empty(points.size), np.empty(points.size)
+        for where, part in points.chunks(self._points_at_once):
+            mean[where], square[where] = (values.mean(axis=0) for values in self._moments(part))
         finite = np.isfinite(square)
         variance = np.where(finite, square, 0.0) - np.where(finite, np.square(mean), 0.0)
         return _shaped(np.where(finite, np.sqrt(np.maximum(variance, 0.0)), np.inf), shape)
@@ -201,14 +207,10 @@ class LatencyDistribution:
         """Random latencies, shape (size, *design shape): a draw and a noise for each."""
         rng = np.random.default_rng(seed)
         _, points, shape = self._broadcast(0.0)
-        draw = rng.integers(self.draws.n_draws, size=(size, 1))
-        columns = {name: values[draw] for name, values in self.draws.parameters.items()}
-        mu = saturation.latency(
-            columns, points.batch_size, points.total_tokens, points.context_tokens
-        )
-        z = self.draws.noise.standard_rvs(self.draws.nu[draw], mu.shape, rng)
-        scaled = self.draws.sigma[draw] * z
-        values = mu * np.exp(scaled) if self.draws.noise.log_scale else mu * (1.0 + scaled)
+        picked = self.draws.take(rng.integers(self.draws.n_draws, size=size))
+        mu, sigma = picked.location_and_scale(points)
+        scaled = sigma * picked.noise.standard_rvs(picked.nu[:, None], mu.shape, rng)
+        values = mu * np.exp(scaled) if picked.noise.log_scale else mu * (1.0 + scaled)
         return np.maximum(values, 0.0).reshape(size, *shape)
 
     def pdf(self, t_ms: ArrayLike) -> Any:
@@ -218,8 +220,7 @@ class LatencyDistribution:
         positive = np.where(t > 0.0, t, 1.0)
 
         def density(part: Points, where: slice) -> Array:
-            mu, at = self.draws.location(part), positive[where]
-            sigma = self.draws.sigma[:, None]
+            (mu, sigma), at = self.draws.location_and_scale(part), positive[where]
             z = standardise(noise, at, mu, sigma)
             width = sigma * (at if noise.log_scale else mu)
             return noise.standard_pdf(z, nu) / width
@@ -235,10 +236,20 @@ class LatencyDistribution:
     def _points_at_once(self) -> int:
         return max(1, MAX_CELLS // self.draws.n_draws)
 
+    def _moments(self, points: Points) -> tuple[Array, Array]:
+        """Mean and second moment of the latency in each draw, each of shape (draw, point)."""
+        mu, sigma = self.draws.location_and_scale(points)
+        if (sigma == sigma[:, :1]).all():
+            sigma = sigma[:, :1]  # the moments cost more than all else and are often the same
+        first, second = self.draws.noise.moments(sigma, self.draws.nu[:, None])
+        return mu * first, np.square(mu) * second
+
     def _broadcast(self, first: ArrayLike) -> tuple[Array, Points, tuple[int, ...]]:
         """The argument and the design points, flat, with their common shape."""
-        arrays = _together(first, self.batch_size, self.total_tokens, self.context_tokens)
-        flat = [array.ravel() for array in arrays]
+        arrays = _together(
+            first, self.batch_size, self.total_tokens, self.context_tokens, self.n_averaged
+        )
+        flat = [array.flatten() for array in arrays]  # a broadcast array may not be written to
         return flat[0], Points(*flat[1:]), arrays[0].shape
 
     def _summary(

@@ -1,6 +1,8 @@
 """Posterior draws of one deployment, in the layout that the compiled kernels read."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final, Self
@@ -8,61 +10,67 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslat import saturation
+from bayeslat.discrepancy import Discrepancy
 from bayeslat.noise import FAMILIES, NoiseFamily
-from bayeslat.predictive.kernels import ppf_mean, sf_draws, sf_few, sf_mean, tail_table
+from bayeslat.predictive.kernels import (
+    locate,
+    ppf_mean,
+    sf_draws,
+    sf_mean,
+    tail_table,
+    tiled,
+)
 from bayeslat.schema import PARAMETERS, Deployment
 
 __all__ = ["DeploymentDraws", "Points"]
 
 type Array = NDArray[np.float64]
 
-_NEUTRAL = {"k_B": np.inf}
+_NEUTRAL = {"k_B": np.inf, "m_S": 1.0, "r_F": 1.0, "r_B": 1.0}
 """Values that switch a term off; zero for every other parameter."""
 
-
-FEW: Final = 16
-"""Up to so many points, looking for repeated values costs more than it saves."""
-
 BLOCK: Final = 2048
-"""Points that share one pass over the draws: their buffers stay in the cache."""
+"""Points that are handled at once by one thread: enough to make its start cheap."""
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Flat design points, each shape (point,): B, S, C of the queries."""
+    """Flat design points, each shape (point,).
+
+    Parameters
+    ----------
+    batch_size, total_tokens, context_tokens : array, shape (point,)
+        B, S, C of the queries.
+    n_averaged : array, shape (point,), or float
+        Steps whose mean the latency is.
+    """
 
     batch_size: Array
     total_tokens: Array
     context_tokens: Array
+    n_averaged: Any = 1.0
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.n_averaged) == 0:
+            object.__setattr__(self, "n_averaged", np.full(self.size, float(self.n_averaged)))
 
     @property
     def size(self) -> int:
         """Number of points."""
         return self.batch_size.size
 
-    @property
-    def levels(self) -> tuple[Array, NDArray[np.intp], Array, NDArray[np.intp]]:
-        """Distinct batch sizes and token counts, each with the index of every point's."""
-        return (
-            *np.unique(self.batch_size, return_inverse=True),
-            *np.unique(self.total_tokens, return_inverse=True),
-        )
-
     def __getitem__(self, where: Any) -> "Points":
-        return Points(self.batch_size[where], self.total_tokens[where], self.context_tokens[where])
+        return Points(
+            self.batch_size[where],
+            self.total_tokens[where],
+            self.context_tokens[where],
+            self.n_averaged[where],
+        )
 
     def chunks(self, size: int) -> "Iterator[tuple[slice, Points]]":
         """The points in pieces of at most `size`."""
         for start in range(0, self.size, size):
             part = slice(start, start + size)
-            yield part, self[part]
-
-    def blocks(self) -> "Iterator[tuple[Any, Points]]":
-        """The points in pieces of at most `BLOCK` that share as many token counts as can be."""
-        order = np.argsort(self.total_tokens, kind="stable")
-        for start in range(0, self.size, BLOCK):
-            part = order[start : start + BLOCK]
             yield part, self[part]
 
 
@@ -82,6 +90,23 @@ class DeploymentDraws:
         Degrees of freedom; infinite for families without a shape parameter.
     family : str
         Name of the noise family.
+    sigma_ratio : array, shape (draw,), optional
+        Noise of a long prefill relative to a decode step; one where not given. In between it is the
+        power h = 1 - B / S of the ratio.
+    discrepancy : Discrepancy, optional
+        What the formula misses; nothing where not given.
+
+    Notes
+    -----
+    At a point of prefill share h whose latency is the mean of n steps, a draw has the location and
+    the relative scale ::
+
+        mu    = T exp(delta),    delta = features . weights
+        sigma = sqrt(sigma^2 sigma_ratio^(2 h) / n + missing scale^2)
+
+    The noise averages out, the discrepancy does not: it is the same for each of the n steps. The
+    family stays that of a single step, which is exact for the normal; the mean of Student-t or
+    lognormal steps is nearer to a normal than its family says.
     """
 
     deployment: Deployment
@@ -89,6 +114,8 @@ class DeploymentDraws:
     sigma: Array
     nu: Array
     family: str
+    sigma_ratio: Array | None = None
+    discrepancy: Discrepancy | None = None
 
     @property
     def n_draws(self) -> int:
@@ -104,56 +131,109 @@ class DeploymentDraws:
         """At most `n` draws, evenly spaced."""
         if self.n_draws <= n:
             return self
-        pick = np.linspace(0, self.n_draws - 1, n).astype(int)
-        parameters = {name: values[pick] for name, values in self.parameters.items()}
-        return type(self)(self.deployment, parameters, self.sigma[pick], self.nu[pick], self.family)
+        return self.take(np.linspace(0, self.n_draws - 1, n).astype(int))
+
+    def take(self, pick: Any) -> Self:
+        """The draws of these indices, in their order and as often as they occur."""
+        return type(self)(
+            self.deployment,
+            {name: values[pick] for name, values in self.parameters.items()},
+            self.sigma[pick],
+            self.nu[pick],
+            self.family,
+            None if self.sigma_ratio is None else self.sigma_ratio[pick],
+            None if self.discrepancy is None else self.discrepancy.take(pick),
+        )
 
     def location(self, points: Points) -> Array:
-        """The formula's latency in milliseconds, shape (draw, point)."""
-        columns = {name: values[:, None] for name, values in self.parameters.items()}
-        return saturation.latency(
-            columns, points.batch_size, points.total_tokens, points.context_tokens
-        )
+        """Latency mu in milliseconds without the noise of a step, shape (draw, point)."""
+        return self.location_and_scale(points)[0]
+
+    def location_and_scale(self, points: Points) -> tuple[Array, Array]:
+        """Latency mu in milliseconds and relative scale sigma, each of shape (draw, point)."""
+        mu, sigma = locate(*self._formula, *self._steps(points))
+        return mu.T, sigma.T
 
     def sf_mean(self, t_ms: Array, points: Points) -> Array:
         """P(T > t) of the mixture at each point, shape (point,)."""
-        if points.size <= FEW:
-            return sf_few(*self._mixture, t_ms, *_columns(points))
-        result = np.empty(points.size)
-        for where, part in points.blocks():
-            result[where] = sf_mean(*self._mixture, t_ms[where], *_columns(part), part.levels)
-        return result
+        return self._in_blocks(sf_mean, t_ms, points)
 
     def sf_draws(self, t_ms: Array, points: Points) -> Array:
         """P(T > t) in each draw, shape (draw, point)."""
-        return sf_draws(*self._mixture, t_ms, *_columns(points), points.levels)
+        return sf_draws(*self._formula, *self._steps(points), *self._noise, t_ms).T
 
     def ppf_mean(self, q: Array, points: Points) -> Array:
-        """Quantile of the mixture at each point, shape (point,)."""
-        return ppf_mean(*self._mixture, q, *_columns(points))
+        """Quantile of the mixture at each point, shape (point,).
+
+        The relative error is that of the tabulated probabilities: the search itself adds less than
+        1e-8.
+        """
+        order = np.argsort(q, kind="stable")  # searches for one q help each other
+        result = np.empty(points.size)
+        result[order] = self._in_blocks(ppf_mean, q[order], points[order])
+        return result
 
     def ppf_draws(self, q: Array, points: Points) -> Array:
         """Quantile in each draw, shape (draw, point)."""
         levels, index = np.unique(q, return_inverse=True)
-        z = self.noise.standard_ppf(levels, self.nu[:, None])[:, index]
-        scaled = self.sigma[:, None] * z
-        mu = self.location(points)
+        mu, sigma = self.location_and_scale(points)
+        scaled = sigma * self.noise.standard_ppf(levels, self.nu[:, None])[:, index]
         return mu * (np.exp(scaled) if self.noise.log_scale else np.maximum(1.0 + scaled, 0.0))
 
+    def _in_blocks(self, kernel: Callable[..., Array], values: Array, points: Points) -> Array:
+        """A kernel's answers block by block, on every core where there are several blocks."""
+        if points.size <= BLOCK:
+            return kernel(*self._formula, *self._steps(points), *self._noise, values)
+        formula, noise, result = self._formula, self._noise, np.empty(points.size)
+
+        def answer(block: tuple[slice, Points]) -> None:
+            where, part = block
+            result[where] = kernel(*formula, *self._steps(part), *noise, values[where])
+
+        with ThreadPoolExecutor(_cores()) as pool:
+            list(pool.map(answer, points.chunks(BLOCK)))
+        return result
+
+    def _steps(self, points: Points) -> tuple[Array, Array]:
+        """Rows of the steps and features of the discrepancy, as the kernels read them."""
+        columns = (
+            points.batch_size,
+            points.total_tokens,
+            points.context_tokens,
+            points.n_averaged,
+        )
+        if self.discrepancy is None:
+            none = np.zeros(points.size)
+            return np.array([*columns, none]), np.empty((points.size, 0))
+        basis = self.discrepancy.basis
+        features = basis.features(points.batch_size, points.total_tokens)
+        return np.array([*columns, basis.missing(features)]), features
+
     @cached_property
-    def _mixture(self) -> tuple[Array, Array, Array, Array, bool]:
-        """What the kernels read of the draws, contiguous."""
-        columns = [
-            np.broadcast_to(self.parameters.get(name, _NEUTRAL.get(name, 0.0)), self.sigma.shape)
-            for name in PARAMETERS
-        ]
-        sigma, nu = (np.ascontiguousarray(values, dtype=float) for values in (self.sigma, self.nu))
-        tables = _tables(self.family, nu.tobytes())
-        return np.stack(columns, axis=1, dtype=float), sigma, nu, tables, self.noise.log_scale
+    def _formula(self) -> tuple[Array, Array, int, bool]:
+        """The draws in tiles, weights of the discrepancy too; how many, and if a knee is sharp."""
+        own = {name: self.parameters.get(name, _NEUTRAL.get(name, 0.0)) for name in PARAMETERS}
+        ratio = 1.0 if self.sigma_ratio is None else self.sigma_ratio
+        logs = [np.log(values) for values in (own["k_S"], own["r_F"], own["r_B"], ratio)]
+        weights, scale = np.empty((0, self.n_draws)), np.zeros(self.n_draws)
+        if self.discrepancy is not None:
+            weights, scale = self.discrepancy.weights.T, self.discrepancy.scale
+        rows = [np.broadcast_to(row, self.n_draws) for row in (*own.values(), *logs)]
+        columns = np.stack([*rows, self.sigma, scale], dtype=float)
+        sharp = bool(np.any(own["m_S"] != 1.0))
+        return tiled(columns), tiled(weights), self.n_draws, sharp
+
+    @cached_property
+    def _noise(self) -> tuple[Array, bool]:
+        """Table of the noise's tail, and whether it stands on the log scale."""
+        nu = np.ascontiguousarray(self.nu, dtype=float)
+        return _tables(self.family, nu.tobytes()), self.noise.log_scale
 
 
-def _columns(points: Points) -> tuple[Array, Array, Array]:
-    return points.batch_size, points.total_tokens, points.context_tokens
+def _cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=4)

@@ -49,6 +49,22 @@ def test_share_scales_the_peak_only():
     assert GPU("X", sm_share=0.5).effective_tflops is None
 
 
+@pytest.mark.parametrize(
+    ("name", "share", "device"),
+    [
+        ("A100-80GB@60%", 0.6, "A100-80GB"),
+        ("A100 @ 12.5%", 0.125, "A100"),
+        ("lab@home@50%", 0.5, "lab@home"),
+        ("A100-80GB", 1.0, "A100-80GB"),
+        ("lab@home", 1.0, "lab@home"),  # a whole device whose name has the sign
+        ("MIG slice", 0.25, "MIG slice"),
+        ("@50%", 0.5, "@50%"),
+    ],
+)
+def test_device_is_the_name_without_its_setting(name, share, device):
+    assert GPU(name, sm_share=share).device == device
+
+
 def test_measures_become_floats_and_aliases_a_tuple():
     entry = GPU("X", peak_tflops=np.int64(3), bandwidth_tbs=np.float32(2.0), aliases=["Y"])
     assert type(entry.peak_tflops) is float

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from scipy import special
 
+from bayeslat import saturation
 from bayeslat.decisions import (
     FeasibleSet,
     exceedance,
@@ -14,6 +16,7 @@ from bayeslat.decisions import (
     largest_tokens,
     nearest_tokens,
 )
+from bayeslat.discrepancy import Discrepancy, basis_for
 from bayeslat.errors import InputError
 from bayeslat.predictive import DeploymentDraws
 from bayeslat.predictive.kernels import ERROR
@@ -58,6 +61,30 @@ def location(draws, b, s, c):
 def brute(draws, b, s, c, sla_ms):
     """P(T > SLA) of each draw by scipy, from a formula written down again."""
     return special.stdtr(draws.nu, (1 - sla_ms / location(draws, b, s, c)) / draws.sigma)
+
+
+def extend(draws, seed):
+    """The same draws with the terms of a prefill, a sharper knee and a discrepancy."""
+    rng, n = np.random.default_rng(300 + seed), draws.n_draws
+    basis = basis_for(np.array([1.0, 8.0, 8.0, 64.0]), np.array([1.0, 8.0, 300.0, 700.0]))
+    ratios = {name: v * rng.lognormal(0.0, 0.1, n)
+              for name, v in (("m_S", 2.0), ("r_F", 1.6), ("r_B", 0.5))}  # fmt: skip
+    return replace(
+        draws,
+        parameters=draws.parameters | ratios,
+        sigma_ratio=rng.lognormal(0.5, 0.1, n),
+        discrepancy=Discrepancy(basis, 0.1 * rng.normal(size=(n, basis.size)), np.full(n, 0.1)),
+    )
+
+
+def brute_extended(draws, b, s, c, sla_ms):
+    """As `brute`, from the definition of the extended draws; their formula has tests of its own."""
+    features = draws.discrepancy.basis.features(np.array([b]), np.array([s]))[0]
+    mu = saturation.latency(draws.parameters, b, s, c)
+    mu = mu * np.exp(draws.discrepancy.weights @ features)
+    variance = (draws.sigma * draws.sigma_ratio ** (1.0 - b / s)) ** 2
+    variance = variance + (1.0 - features @ features) * draws.discrepancy.scale**2
+    return special.stdtr(draws.nu, (1 - sla_ms / mu) / np.sqrt(variance))
 
 
 def summary(per_draw, confident):
@@ -126,6 +153,46 @@ def test_batches_are_the_exhaustive_set(seed, confident):
     assert_same_set(found, candidates, answers, 0.1)
     assert well_formed(found)
     assert found.searched == (1, min(s, 300))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("confident", [None, 0.9])
+def test_sets_of_extended_draws_are_exhaustive(seed, confident):
+    draws = extend(make_draws(seed), seed)
+    b, s = 3 + seed, 200 + 20 * seed
+    for found, steps in (
+        (
+            feasible_tokens(
+                draws, batch_size=b, max_total_tokens=s, confident=confident, **QUESTION
+            ),
+            [(b, value) for value in range(b, s + 1)],
+        ),
+        (
+            feasible_batches(draws, total_tokens=s, confident=confident, **QUESTION),
+            [(value, s) for value in range(1, s + 1)],
+        ),
+    ):
+        answers = [
+            summary(brute_extended(draws, *step, 0.0, QUESTION["sla_ms"]), confident)
+            for step in steps
+        ]
+        candidates = range(found.searched[0], found.searched[1] + 1)
+        assert_same_set(found, candidates, answers, QUESTION["risk"])
+        assert well_formed(found)
+
+
+def test_the_nearest_step_time_has_the_discrepancy_in_it():
+    draws = extend(make_draws(3), 3)
+    slower = replace(
+        draws, discrepancy=replace(draws.discrepancy, weights=draws.discrepancy.weights + 0.2)
+    )
+    features = draws.discrepancy.basis.features(np.full(593, 8.0), np.arange(8.0, 601.0))
+    for one in (draws, slower):
+        mu = np.array([saturation.latency(one.parameters, 8.0, s) for s in range(8, 601)])
+        typical = np.median(mu * np.exp(features @ one.discrepancy.weights.T), axis=1)
+        target = 1.00001 * float(np.median(typical))
+        nearest = nearest_tokens(one, batch_size=8, target_ms=target, max_total_tokens=600)
+        assert typical[nearest - 8] == pytest.approx(typical[typical <= target].max(), rel=1e-9)
 
 
 def test_small_steps_that_are_too_slow_are_left_out():

@@ -25,10 +25,13 @@ from bayeslat.inference.coordinates import Coordinates
 from bayeslat.inference.density import flat_density
 from bayeslat.inference.geometry import Geometry
 from bayeslat.inference.samplers import SAMPLERS, SamplerSettings
+from bayeslat.inference.structure import structure_of
 from bayeslat.inference.target import Target
 from bayeslat.model import ModelSpec, Prior, ScalePrior, build_model
 from bayeslat.model.design import fleet_design
 from bayeslat.model.likelihood import NU_OFFSET
+from bayeslat.model.priors import POOLING_LEVELS
+from bayeslat.model.quantities import link, to_parameters
 from bayeslat.model.rows import row_layout
 from bayeslat.saturation import latency
 
@@ -41,18 +44,20 @@ SETTINGS = SamplerSettings(draws=500, tune=400, chains=2, seed=11)
 LEVEL = 1e-3
 """Probability that the right model fails, over all quantities."""
 
+HELD = 0.1
+"""Every pooling scale but that of GPUs, which is sampled around it."""
+
 SCALES = {
-    "gpu": ScalePrior(0.1, spread=0.3),
-    "model": ScalePrior(0.1, spread=0.0),
-    "deployment": ScalePrior(0.1, spread=0.0),
+    level: ScalePrior(HELD, spread=0.3 if level == "gpu" else 0.0) for level in POOLING_LEVELS
 }
 SPEC = ModelSpec(
     terms=(),
     priors={
-        "P_max": Prior(9.0, 0.3, {"compute": 0.7}, **SCALES),
-        "k_S": Prior(0.01, 0.3, **SCALES),
-        "tau_0": Prior(3.0, 0.3, {"bandwidth": -0.5}, **SCALES),
+        "slope": Prior(0.11, 0.3, {"compute": -0.7}, **SCALES),
+        "floor_share": Prior(0.25, 0.3, **SCALES),
+        "floor": Prior(14.0, 0.3, {"bandwidth": -0.5}, **SCALES),
     },
+    discrepancy=False,
 )
 
 
@@ -80,30 +85,34 @@ def draw_prior(steps: bl.Observations, rng: np.random.Generator) -> dict[str, np
     """One draw of every free variable of the model, effect by effect."""
     gpus = [load_catalog().gpu(deployment.gpu) for deployment in steps.deployments]
     sheets = {
-        "compute": np.log([gpu.effective_tflops / 312.0 for gpu in gpus]),
+        "compute": np.log([gpu.peak_tflops / 312.0 for gpu in gpus]),
         "bandwidth": np.log([gpu.bandwidth_tbs / 2.04 for gpu in gpus]),
     }
     n = len(gpus)
-    logs, scales = [], []
-    for name in SPEC.parameters:
+    quantities, scales = [], []
+    for name in SPEC.quantities:
         prior = SPEC.prior(name)
-        log_value = rng.normal(np.log(prior.median), prior.spread)
+        value = rng.normal(link(name, prior.median), prior.spread)
         for sheet, power in prior.elasticity.items():
-            log_value = log_value + rng.normal(power, 0.2) * sheets[sheet]
-        scale = 0.1 * np.exp(0.3 * rng.standard_normal())
-        effects = scale * rng.standard_normal(n) + 0.1 * rng.standard_normal()
-        logs.append(log_value + effects + np.hypot(0.1, 0.05) * rng.standard_normal(n))
+            value = value + rng.normal(power, 0.2) * sheets[sheet]
+        scale = HELD * np.exp(0.3 * rng.standard_normal())
+        shared = HELD * rng.standard_normal(3).sum()  # one LLM, one engine, one stack
+        effects = scale * rng.standard_normal(n) + shared
+        quantities.append(value + effects + np.hypot(HELD, 0.05) * rng.standard_normal(n))
         scales.append(scale)
     location = rng.normal(np.log(0.05), 0.7)
     spread = 0.5 * np.exp(0.4 * rng.standard_normal())
     device = 0.4 * rng.standard_normal(n)
+    ratio = 0.5 * rng.standard_normal()
     return {
-        "log_parameters": np.array(logs),
+        "quantities": np.array(quantities),
         "gpu_scale": np.array(scales),
         "log_sigma_mean": location,
         "log_sigma_scale": spread,
         "log_sigma_gpu": device,
         "log_sigma": rng.normal(location + device, spread),
+        "log_sigma_ratio_mean": ratio,
+        "log_sigma_ratio": rng.normal(ratio, 0.5, size=n),
         "nu_excess": rng.gamma(2.0, 10.0),
     }
 
@@ -113,7 +122,7 @@ def data(steps, truths) -> np.ndarray:
     """Latencies of every replicate, in the order of the model's rows; the last half is wrong."""
     rng = np.random.default_rng(22)
     noises = np.repeat([1.0, WRONG_NOISE], N_REPLICATES)
-    order = row_layout(steps.deployment_index).order
+    order = row_layout(steps).order
     pairs = zip(truths, noises, strict=True)
     return np.array([simulate(steps, truth, noise, rng)[order] for truth, noise in pairs])
 
@@ -123,21 +132,22 @@ def simulate(
 ) -> np.ndarray:
     """Latencies of one replicate from the formula itself, in the order of the table."""
     rows = steps.deployment_index
-    parameters = natural(truth["log_parameters"], steps)
+    parameters = natural(truth["quantities"], steps)
     mu = latency(
         {name: values[rows] for name, values in parameters.items()},
         steps.batch_size,
         steps.total_tokens,
     )
-    sigma = noise * np.exp(truth["log_sigma"])[rows]
+    share = 1.0 - steps.batch_size / steps.total_tokens
+    sigma = noise * np.exp(truth["log_sigma"][rows] + share * truth["log_sigma_ratio"][rows])
     return mu * (1.0 + sigma * rng.standard_t(NU_OFFSET + truth["nu_excess"], rows.size))
 
 
-def natural(log_parameters: np.ndarray, steps: bl.Observations) -> dict[str, np.ndarray]:
-    """Parameters in their units from logarithms, shape (..., parameter, deployment)."""
-    named = zip(SPEC.parameters, np.moveaxis(np.exp(log_parameters), -2, 0), strict=True)
+def natural(quantities: np.ndarray, steps: bl.Observations) -> dict[str, np.ndarray]:
+    """Parameters in their units from quantities, shape (..., quantity, deployment)."""
+    named = dict(zip(SPEC.quantities, np.moveaxis(quantities, -2, 0), strict=True))
     w_1 = fleet_design(steps.deployments, load_catalog()).w_1
-    return {**dict(named), "w_1": np.broadcast_to(w_1, log_parameters[..., 0, :].shape)}
+    return to_parameters(named, np.broadcast_to(w_1, quantities[..., 0, :].shape))
 
 
 class Replicates:
@@ -152,13 +162,14 @@ class Replicates:
             model.logp(vars=model.observed_RVs, jacobian=True), {observed: latencies}
         )
         self._likelihood = get_jaxified_graph([*model.value_vars, latencies], [graph])
-        shape = self.density.shapes["log_parameters"]
-        w_1 = fleet_design(steps.deployments, load_catalog()).w_1
-        self.coordinates = Coordinates(SPEC.parameters, np.log(w_1), np.ones(shape))
+        shape = self.density.shapes["quantities"]
+        design = fleet_design(steps.deployments, load_catalog())
+        self.structure = structure_of(model, self.density, design.levels["stack"].index)
+        self.coordinates = Coordinates(SPEC.quantities, np.full(shape, 0.1))
         centre = self.density.initial.copy()
-        where = self.density.slices()["log_parameters"]
+        where = self.density.slices()["quantities"]
         start = centre[where].reshape(shape)
-        centre[where] = self.coordinates.from_log_parameters(start).ravel()
+        centre[where] = self.coordinates.from_quantities(start).ravel()
         self.centre = centre
 
     @property
@@ -176,7 +187,9 @@ class Replicates:
         density = replace(
             self.density, likelihood=lambda flat: self.log_likelihood(flat, latencies)
         )
-        return Geometry(Target(density, self.coordinates), self.centre, np.eye(self.centre.size))
+        target = Target(density, self.coordinates, self.structure)
+        unit = self.structure.layout.factor(np.eye(self.centre.size))
+        return Geometry(target, self.centre, unit)
 
     def log_density(self, u: jax.Array) -> jax.Array:
         each = u.reshape(len(self.data), -1)
@@ -195,8 +208,8 @@ def quantities(
 ) -> dict[str, np.ndarray]:
     """Predictive quantities of flat vectors, shape (..., replicate, dim)."""
     where, shapes = replicates.density.slices(), replicates.density.shapes
-    theta = flat[..., where["log_parameters"]]
-    parameters = natural(theta.reshape(*theta.shape[:-1], *shapes["log_parameters"]), steps)
+    theta = flat[..., where["quantities"]]
+    parameters = natural(theta.reshape(*theta.shape[:-1], *shapes["quantities"]), steps)
     found = combinations(parameters, parameters["w_1"])
     score = jax.vmap(replicates.log_likelihood)
     for _ in range(flat.ndim - 2):
@@ -208,7 +221,11 @@ def quantities(
     for position in range(2):
         result[f"floor {position}"] = found["floor"][..., position]
         result[f"slope {position}"] = found["slope"][..., position]
+        result[f"floor_share {position}"] = (
+            parameters["tau_0"][..., position] / (found["floor"][..., position])
+        )
         result[f"sigma {position}"] = flat[..., where["log_sigma"]][..., position]
+        result[f"sigma_ratio {position}"] = flat[..., where["log_sigma_ratio"]][..., position]
     return result
 
 

@@ -7,19 +7,21 @@ import pandas as pd
 import pytest
 import xarray as xr
 from monte_carlo import mean_over_draws, z_bound
-from scipy import stats
 
 import bayeslat as bl
 from bayeslat.catalog import load_catalog
 from bayeslat.errors import InputError
 from bayeslat.inference.cold_start import (
     _moved_along,
+    _predicted_discrepancy,
     _predicted_log_sigma,
     predicted_newcomers,
 )
 from bayeslat.inference.effects import draw_effects
+from bayeslat.inference.tree import deployment_coords
 from bayeslat.model import ModelSpec, Prior, ScalePrior
-from bayeslat.model.design import fleet_design
+from bayeslat.model.build import MIN_OWN_DISCREPANCY
+from bayeslat.model.design import GROUP_LEVELS, FleetDesign, fleet_design
 from bayeslat.model.pooling import (
     MIN_OWN_VARIANCE,
     elasticities,
@@ -28,7 +30,7 @@ from bayeslat.model.pooling import (
     median_scales,
     prior_mean,
 )
-from bayeslat.model.priors import NOISE_GPU_SPREAD, REGRESSORS
+from bayeslat.model.priors import NOISE_GPU_SPREAD
 from bayeslat.predictive.draws import Points
 from bayeslat.schema import Deployment
 from bayeslat.simulate.formula import simulate_from_formula
@@ -86,12 +88,20 @@ def test_a_cold_start_cannot_be_cold_started(tiny_fleet):
 
 
 N_DRAWS = 20_000
-OLD = [Deployment(gpu, llm) for gpu in ("A100-80GB", "L40S") for llm in ("llama-7b", "llama-13b")]
+OLD = [
+    Deployment("A100-80GB", "llama-7b"),
+    Deployment("A100-80GB@60%", "llama-7b"),
+    Deployment("A100-80GB", "llama-13b"),
+    Deployment("L40S", "llama-7b", engine="vllm"),
+    Deployment("L40S", "llama-13b"),
+]
 NEW = [
     Deployment("H100-80GB", "llama-7b"),
     Deployment("H100-80GB", "unheard-of"),
     Deployment("unheard-of", "llama-13b"),
     Deployment("A100-80GB", "llama-13b", tp=2),
+    Deployment("A100-80GB@60%", "llama-13b"),
+    Deployment("A100-80GB@40%", "llama-7b", engine="unheard-of"),
 ]
 
 
@@ -99,41 +109,52 @@ def test_prediction_is_the_conditional_gaussian_of_the_dense_prior():
     spec = ModelSpec(
         terms=("tau_B",),
         priors={
-            "P_max": Prior(9.0, 0.7, {"compute": 0.7, "size": 0.1}, model=ScalePrior(0.4)),
+            "slope": Prior(0.1, 0.7, {"compute": -0.7, "size": 0.9}, model=ScalePrior(0.4)),
             "tau_B": Prior(0.05, 1.0, {"bandwidth": -0.5}, gpu=ScalePrior(0.3, spread=0.0)),
         },
+        discrepancy=False,
     )
     catalog = load_catalog()
     old, everything = fleet_design(OLD, catalog), fleet_design(OLD + NEW, catalog)
-    noise = 0.3 * np.random.default_rng(1).standard_normal((len(spec.parameters), len(OLD)))
+    noise = 0.3 * np.random.default_rng(1).standard_normal((len(spec.quantities), len(OLD)))
     theta = prior_mean(spec, old) + noise
-    found = predicted_log_parameters(spec, old, theta)
+    found = predicted_quantities(spec, old, theta)
 
     mean = prior_mean(spec, everything)
     features = everything.features
     scales = median_scales(spec)
     variances = feature_variances(fixed_variances(spec, everything), scales, everything, np)
-    n = len(OLD)
     z = []
-    for p in range(len(spec.parameters)):
+    for p in range(len(spec.quantities)):
         own = scales["deployment"][p] ** 2 + MIN_OWN_VARIANCE
         joint = features @ np.diag(variances[p]) @ features.T + own * np.eye(len(features))
-        gain = np.linalg.solve(joint[:n, :n], joint[:n, n:]).T
-        expected = mean[p, n:] + gain @ (theta[p] - mean[p, :n])
-        covariance = joint[n:, n:] - gain @ joint[:n, n:]
-        draws = found[:, p]
-        variance = np.diag(covariance)
-        z.append((draws.mean(axis=0) - expected) / np.sqrt(variance / N_DRAWS))
-        # The variance of a Gaussian sample covariance is (v_i v_j + c_ij^2) / N.
-        error = np.sqrt((np.outer(variance, variance) + covariance**2) / N_DRAWS)
-        z.append(((np.cov(draws, rowvar=False) - covariance) / error)[np.triu_indices(len(NEW))])
+        z.append(moment_scores(found[:, p], *conditional(mean[p], joint, theta[p])))
     z = np.concatenate(z)
     assert np.abs(z).max() < z_bound(z.size)
 
 
-def predicted_log_parameters(spec: ModelSpec, old, theta: np.ndarray) -> np.ndarray:
-    """Predictions of `NEW` by a fleet known exactly, shape (draw, parameter, deployment)."""
-    shape = (1, N_DRAWS, len(spec.parameters))
+def conditional(
+    mean: np.ndarray, joint: np.ndarray, known: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of a Gaussian vector given its first entries."""
+    n = known.size
+    gain = np.linalg.solve(joint[:n, :n], joint[:n, n:]).T
+    return mean[n:] + gain @ (known - mean[:n]), joint[n:, n:] - gain @ joint[:n, n:]
+
+
+def moment_scores(draws: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """z-scores of the means and covariances of independent draws, shape (draw, entry)."""
+    n, variance = len(draws), np.diag(covariance)
+    of_means = (draws.mean(axis=0) - mean) / np.sqrt(variance / n)
+    # The variance of a Gaussian sample covariance is (v_i v_j + c_ij^2) / N.
+    error = np.sqrt((np.outer(variance, variance) + covariance**2) / n)
+    of_covariances = (np.cov(draws, rowvar=False) - covariance) / error
+    return np.concatenate([of_means, of_covariances[np.triu_indices(variance.size)]])
+
+
+def predicted_quantities(spec: ModelSpec, old: FleetDesign, theta: np.ndarray) -> np.ndarray:
+    """Predictions of `NEW` by a fleet known exactly, shape (draw, quantity, deployment)."""
+    shape = (1, N_DRAWS, len(spec.quantities))
     scales = {level: np.broadcast_to(value, shape) for level, value in median_scales(spec).items()}
     weights = draw_effects(
         np.broadcast_to(theta, (N_DRAWS, *theta.shape)),
@@ -142,27 +163,78 @@ def predicted_log_parameters(spec: ModelSpec, old, theta: np.ndarray) -> np.ndar
         old,
         np.random.default_rng(2),
     )[None]
-    bounds = np.cumsum([1, len(REGRESSORS), len(old.gpus)])
-    intercept, slopes, gpu, model = np.split(weights, bounds, axis=-1)
-    front = ("chain", "draw", "parameter")
+    intercept, slopes, *members = np.split(weights, old.bounds, axis=-1)
+    front = ("chain", "draw", "quantity")
+    effects = {
+        f"{level}_effect": ((*front, level), found)
+        for level, found in zip(GROUP_LEVELS, members, strict=True)
+    }
+    n_gpus = len(old.levels["gpu"].names)
     fleet = xr.Dataset(
         {
             "intercept": (front, intercept[..., 0]),
             "elasticity": ((*front, "regressor"), elasticities(spec) + slopes),
-            "gpu_effect": ((*front, "gpu"), gpu),
-            "model_effect": ((*front, "model"), model),
+            **effects,
             "log_sigma_mean": (front[:2], np.zeros(shape[:2])),
-            "log_sigma_gpu": ((*front[:2], "gpu"), np.zeros((*shape[:2], len(old.gpus)))),
+            "log_sigma_gpu": ((*front[:2], "gpu"), np.zeros((*shape[:2], n_gpus))),
             "log_sigma_scale": (front[:2], np.ones(shape[:2])),
+            "log_sigma_ratio_mean": (front[:2], np.zeros(shape[:2])),
             **{f"{level}_scale": (front, value) for level, value in scales.items()},
         },
-        coords={"gpu": list(old.gpus), "model": list(old.models)},
+        coords={level: list(old.levels[level].names) for level in GROUP_LEVELS},
     )
     posterior = predicted_newcomers(fleet, spec, NEW, load_catalog(), seed=3).posterior
-    return np.stack([np.log(posterior[name].to_numpy()[0]) for name in spec.parameters], axis=1)
+    w_1 = fleet_design(NEW, load_catalog()).w_1
+    p_max, k_s, tau_0, tau_b = (posterior[name].to_numpy()[0] for name in spec.parameters)
+    slope = w_1 / p_max
+    pooled = [slope, tau_0 * k_s / slope, tau_0 + slope / k_s, tau_b]
+    assert spec.quantities == ("slope", "floor_share", "floor", "tau_B")
+    return np.log(np.stack(pooled, axis=1))
 
 
-SPEC = ModelSpec(terms=("tau_B", "tau_C"))
+def test_prediction_of_the_discrepancy_is_the_dense_conditional():
+    """Known stacks of two members and of one, and a stack that nobody knows."""
+    catalog, rng = load_catalog(), np.random.default_rng(6)
+    old = [
+        Deployment("A100-80GB", "llama-7b"),
+        Deployment("H100-80GB", "llama-7b"),
+        Deployment("A100-80GB", "llama-13b"),
+    ]
+    new = [
+        Deployment("L40S", "llama-7b"),
+        Deployment("A10G", "llama-7b"),
+        Deployment("L40S", "llama-13b"),
+        Deployment("L40S", "llama-7b", engine="vllm"),
+        Deployment("A10G", "llama-7b", engine="vllm"),
+    ]
+    shared, own, shape = 0.05, 0.02, (1, N_DRAWS)
+    weights = 0.06 * rng.standard_normal((2, len(old)))
+    front = ("chain", "draw")
+    fleet = xr.Dataset(
+        {
+            "discrepancy": (
+                (*front, "basis", "deployment"),
+                np.broadcast_to(weights, (*shape, *weights.shape)),
+            ),
+            "discrepancy_stack_scale": (front, np.full(shape, shared)),
+            "discrepancy_own_scale": (front, np.full(shape, own)),
+        },
+        coords=deployment_coords(old),
+    )
+    found = _predicted_discrepancy(fleet, fleet_design(new, catalog), catalog, rng)[0]
+    stack = np.array([0, 0, 1, 0, 0, 1, 2, 2])
+    joint = shared**2 * (stack[:, None] == stack)
+    joint = joint + (own**2 + MIN_OWN_DISCREPANCY) * np.eye(stack.size)
+    z = np.concatenate(
+        [
+            moment_scores(found[:, row], *conditional(np.zeros(stack.size), joint, weights[row]))
+            for row in range(2)
+        ]
+    )
+    assert np.abs(z).max() < z_bound(z.size)
+
+
+SPEC = ModelSpec(terms=("tau_B", "tau_C"), discrepancy=False)
 SPEEDS = {"A100-80GB": 1.0, "H100-80GB": 2.1, "A10G": 0.3}
 SIZES = {"llama-7b": 6.738 / 7.0, "llama-13b": 13.016 / 7.0}
 LEFT_OUT = Deployment("A10G", "llama-7b")
@@ -224,8 +296,7 @@ def log_quantiles(fleet: bl.FleetPosterior, q: float) -> np.ndarray:
     """Every draw's own log quantile at the grid, shape (chain, draw, point)."""
     draws = fleet.draws(fleet.find(*LEFT_OUT[:2]))
     points = Points(BATCH.astype(float), TOKENS.astype(float), 500.0 * BATCH)
-    noise = 1.0 + draws.sigma[:, None] * stats.t.ppf(q, draws.nu)[:, None]
-    values = np.log(draws.location(points) * noise)
+    values = np.log(draws.ppf_draws(np.full(BATCH.size, q), points))
     return values.reshape(fleet.posterior.sizes["chain"], -1, BATCH.size)
 
 

@@ -21,21 +21,21 @@ N_DRAWS = 20_000
 def test_moments_of_effects_equal_the_dense_conditional():
     spec = ModelSpec(terms=())
     deployments = [
-        Deployment(gpu, llm)
-        for gpu in ("A100-80GB", "H100-80GB")
-        for llm in ("llama-7b", "opt-30b")
+        Deployment(gpu, llm, engine=engine)
+        for gpu in ("A100-80GB", "A100-80GB@60%", "H100-80GB")
+        for llm, engine in (("llama-7b", "vllm"), ("opt-30b", "vllm"), ("opt-30b", "sglang"))
     ]
     design = fleet_design(deployments, load_catalog())
     scales = median_scales(spec)
     rng = np.random.default_rng(0)
-    residual = 0.3 * rng.standard_normal((len(spec.parameters), len(deployments)))
-    log_parameters = np.tile(prior_mean(spec, design) + residual, (N_DRAWS, 1, 1))
+    residual = 0.3 * rng.standard_normal((len(spec.quantities), len(deployments)))
+    quantities = np.tile(prior_mean(spec, design) + residual, (N_DRAWS, 1, 1))
     tiled = {name: np.tile(values, (N_DRAWS, 1)) for name, values in scales.items()}
-    found = draw_effects(log_parameters, tiled, spec, design, rng)
+    found = draw_effects(quantities, tiled, spec, design, rng)
 
     features = design.features
     variances = feature_variances(fixed_variances(spec, design), scales, design, np)
-    for p in range(len(spec.parameters)):
+    for p in range(len(spec.quantities)):
         prior = np.diag(variances[p])
         own = scales["deployment"][p] ** 2 + MIN_OWN_VARIANCE
         gain = (

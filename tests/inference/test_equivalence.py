@@ -14,23 +14,34 @@ from monte_carlo import mean_over_draws, squared_deviations, z_bound, z_scores
 
 import bayeslat as bl
 from bayeslat.catalog import load_catalog
-from bayeslat.model import ModelSpec, Prior
+from bayeslat.discrepancy import Basis, basis_for
+from bayeslat.model import ModelSpec, Prior, ScalePrior
 from bayeslat.schema import Deployment
 from bayeslat.simulate.formula import simulate_from_formula
 
 GPUS, LLMS = ("A100-80GB", "H100-80GB"), ("llama-13b", "llama-7b")
-MEDIANS = {"P_max": 9.0, "k_S": 0.01, "tau_0": 3.0}
-SPREADS = {"P_max": 0.5, "k_S": 0.5, "tau_0": 0.5}
+MEDIANS = {"slope": 0.11, "floor": 14.0, "floor_share": 0.25}
+SPREAD = 0.5
 ELASTICITIES = {
-    "P_max": {"compute": 0.7},
-    "k_S": {"size": 0.3},
-    "tau_0": {"bandwidth": -0.5, "size": 0.5},
+    "slope": {"compute": -0.7, "size": 0.9},
+    "floor": {"bandwidth": -0.5, "size": 0.5},
+    "floor_share": {},
 }
+LEVELS = {"gpu": 0.2, "model": 0.2, "engine": 0.4, "stack": 0.15, "deployment": 0.12}
+"""Medians of the pooling scales. There is one engine, and a stack for each LLM."""
+
 NAMES = tuple(MEDIANS)
-SPEC = ModelSpec(
-    terms=(),
-    priors={name: Prior(MEDIANS[name], SPREADS[name], ELASTICITIES[name]) for name in NAMES},
-)
+HELD = {level: ScalePrior(median, spread=0.0) for level, median in LEVELS.items()}
+SAMPLED = {
+    level: ScalePrior(median, spread=0.0 if level == "engine" else 0.5)
+    for level, median in LEVELS.items()
+}
+PRIORS = {
+    name: Prior(
+        MEDIANS[name], SPREAD, ELASTICITIES[name], **(HELD if name == "floor_share" else SAMPLED)
+    )
+    for name in NAMES
+}
 TUNE, DRAWS = 1000, 1000
 
 
@@ -54,53 +65,111 @@ def steps() -> bl.Observations:
     return bl.validate_steps(table)
 
 
-def plain_model(steps: bl.Observations) -> pm.Model:
+def is_sampled(name: str, level: str) -> bool:
+    return name != "floor_share" and level != "engine"
+
+
+def prior_median(name: str) -> float:
+    value = MEDIANS[name]
+    return float(np.log(value / (1 - value)) if name == "floor_share" else np.log(value))
+
+
+def plain_model(steps: bl.Observations, discrepancy: bool) -> pm.Model:
     """The hierarchy with explicit, non-centred effects."""
     catalog = load_catalog()
     gpu = np.array([GPUS.index(d.gpu) for d in steps.deployments])
     llm = np.array([LLMS.index(d.model) for d in steps.deployments])
+    n = len(steps.deployments)
     sheets = {
-        "compute": np.log([catalog.gpu(d.gpu).effective_tflops / 312.0 for d in steps.deployments]),
+        "compute": np.log([catalog.gpu(d.gpu).peak_tflops / 312.0 for d in steps.deployments]),
         "bandwidth": np.log([catalog.gpu(d.gpu).bandwidth_tbs / 2.04 for d in steps.deployments]),
         "size": np.log([catalog.llm(d.model).active_b / 7.0 for d in steps.deployments]),
     }
-    row, n = steps.deployment_index, len(steps.deployments)
+    members = {
+        "gpu": gpu,
+        "model": llm,
+        "engine": np.zeros(n, int),
+        "stack": llm,
+        "deployment": np.arange(n),
+    }
     with pm.Model() as model:
-        logs = {}
-        for name in NAMES:
-            log_value = np.log(MEDIANS[name]) + pm.Normal(f"intercept {name}", 0, SPREADS[name])
-            for sheet, power in ELASTICITIES[name].items():
-                slope = pm.Normal(f"elasticity {name} {sheet}", power, 0.2)
-                log_value = log_value + slope * sheets[sheet]
-            for level, median, index, size in (
-                ("gpu", 0.2, gpu, len(GPUS)),
-                ("model", 0.2, llm, len(LLMS)),
-                ("deployment", 0.12, np.arange(n), n),
-            ):
-                if name == "k_S":  # its scales are constants
-                    scale = median
-                else:
-                    scale = pm.LogNormal(f"{level}_scale {name}", np.log(median), 0.5)
-                if level == "deployment":
-                    scale = (scale**2 + 0.05**2) ** 0.5
-                standard = pm.Normal(f"{level}_standard {name}", shape=size)
-                effect = pm.Deterministic(f"{level}_effect {name}", scale * standard)
-                log_value = log_value + effect[index]
-            logs[name] = pm.Deterministic(f"log {name}", log_value)
-        mean = pm.Normal("log_sigma_mean", np.log(0.05), 0.7)
-        spread = pm.LogNormal("log_sigma_scale", np.log(0.5), 0.4)
-        device = pm.Normal("log_sigma_gpu", 0, 0.4, shape=len(GPUS))
-        own = spread * pm.Normal("sigma_z", shape=n)
-        log_sigma = pm.Deterministic("log_sigma", mean + device[gpu] + own)
-        nu = 1 + pm.Gamma("nu_excess", 2, 0.1)
-        p_max, k_s, tau_0 = (pt.exp(logs[name])[row] for name in NAMES)
-        tokens = steps.total_tokens
-        throughput = p_max * (1 - pt.exp(-k_s * tokens))
-        mu = tau_0 + np.exp(sheets["size"])[row] * tokens / throughput
-        pm.StudentT(
-            "latency", nu=nu, mu=mu, sigma=pt.exp(log_sigma)[row] * mu, observed=steps.latency_ms
-        )
+        pooled = {name: plain_quantity(name, sheets, members) for name in NAMES}
+        plain_likelihood(steps, pooled, np.exp(sheets["size"]), gpu, llm, discrepancy)
     return model
+
+
+def plain_quantity(name: str, sheets: dict, members: dict):
+    value = prior_median(name) + pm.Normal(f"intercept {name}", 0, SPREAD)
+    for sheet, power in ELASTICITIES[name].items():
+        value = value + pm.Normal(f"elasticity {name} {sheet}", power, 0.2) * sheets[sheet]
+    for level, index in members.items():
+        scale = LEVELS[level]
+        if is_sampled(name, level):
+            scale = pm.LogNormal(f"{level}_scale {name}", np.log(scale), 0.5)
+        if level == "deployment":
+            scale = (scale**2 + 0.05**2) ** 0.5
+        standard = pm.Normal(f"{level}_standard {name}", shape=int(index.max()) + 1)
+        effect = pm.Deterministic(f"{level}_effect {name}", scale * standard)
+        value = value + effect[index]
+    return pm.Deterministic(f"pooled {name}", value)
+
+
+def plain_likelihood(
+    steps: bl.Observations, pooled: dict, w_1: np.ndarray, gpu, stack, discrepancy: bool
+) -> None:
+    n, row = len(steps.deployments), steps.deployment_index
+    B, S = steps.batch_size, steps.total_tokens
+    mean = pm.Normal("log_sigma_mean", np.log(0.05), 0.7)
+    spread = pm.LogNormal("log_sigma_scale", np.log(0.5), 0.4)
+    device = pm.Normal("log_sigma_gpu", 0, 0.4, shape=len(GPUS))
+    own = spread * pm.Normal("sigma_z", shape=n)
+    log_sigma = pm.Deterministic("log_sigma", mean + device[gpu] + own)
+    ratio_mean = pm.Normal("log_sigma_ratio_mean", 0, 0.5)
+    log_ratio = pm.Normal("log_sigma_ratio", ratio_mean, 0.5, shape=n)
+    nu = 1 + pm.Gamma("nu_excess", 2, 0.1)
+
+    slope, floor = pt.exp(pooled["slope"]), pt.exp(pooled["floor"])
+    share = 1 / (1 + pt.exp(-pooled["floor_share"]))
+    p_max, tau_0, k_s = w_1 / slope, share * floor, slope / ((1 - share) * floor)
+    mu = tau_0[row] + w_1[row] * S / (p_max[row] * (1 - pt.exp(-k_s[row] * S)))
+    variance = pt.exp(2 * (log_sigma[row] + (1 - B / S) * log_ratio[row]))
+    if discrepancy:
+        delta, missing = plain_discrepancy(steps, stack)
+        mu, variance = mu * pt.exp(delta), variance + missing
+    pm.StudentT("latency", nu=nu, mu=mu, sigma=pt.sqrt(variance) * mu, observed=steps.latency_ms)
+
+
+def plain_discrepancy(steps: bl.Observations, stack):
+    """Discrepancy of each row, and the variance that the features miss."""
+    basis = basis_of(steps)
+    features = basis.features(steps.batch_size, steps.total_tokens)
+    shared = pm.LogNormal("discrepancy_stack_scale", np.log(0.04), 0.4)
+    own = pm.LogNormal("discrepancy_own_scale", np.log(0.03), 0.4)
+    of_stack = shared * pm.Normal("stack_z", shape=(basis.size, len(LLMS)))
+    n = len(steps.deployments)
+    of_one = pt.sqrt(own**2 + 0.001**2) * pm.Normal("own_z", shape=(basis.size, n))
+    weights = pm.Deterministic("discrepancy", of_stack[:, stack] + of_one)
+    delta = (features * weights.T[steps.deployment_index]).sum(axis=1)
+    return delta, (shared**2 + own**2) * (1 - np.square(features).sum(axis=1))
+
+
+def basis_of(steps: bl.Observations) -> Basis:
+    return basis_for(steps.batch_size, steps.total_tokens)
+
+
+def discrepancy_draws(posterior: xr.Dataset, steps: bl.Observations) -> dict[str, np.ndarray]:
+    """Scales, and the discrepancy itself at a few design points, shape (chain, draw)."""
+    weights = posterior["discrepancy"].to_numpy()
+    features = basis_of(steps).features(np.array([16.0, 4.0]), np.array([16.0, 1024.0]))
+    delta = np.einsum("pk,cdkn->cdpn", features, weights)
+    found = {
+        f"discrepancy {point} {d}": delta[:, :, i, d]
+        for i, point in enumerate(("decode", "prefill"))
+        for d in range(delta.shape[3])
+    }
+    for name in ("discrepancy_stack_scale", "discrepancy_own_scale"):
+        found[f"log {name}"] = np.log(posterior[name].to_numpy())
+    return found
 
 
 def from_plain(posterior: xr.Dataset) -> dict[str, np.ndarray]:
@@ -108,45 +177,65 @@ def from_plain(posterior: xr.Dataset) -> dict[str, np.ndarray]:
     found = {"log nu - 1": np.log(posterior["nu_excess"].to_numpy())}
     for name in NAMES:
         for d in range(4):
-            found[f"log {name} {d}"] = posterior[f"log {name}"].to_numpy()[..., d]
+            found[f"pooled {name} {d}"] = posterior[f"pooled {name}"].to_numpy()[..., d]
         found[f"intercept {name}"] = posterior[f"intercept {name}"].to_numpy()
         for sheet in ELASTICITIES[name]:
             key = f"elasticity {name} {sheet}"
             found[key] = posterior[key].to_numpy()
-        for level in ("gpu", "model"):
+        for level in ("gpu", "model", "engine", "stack"):
             effect = posterior[f"{level}_effect {name}"].to_numpy()
-            found |= {f"{level}_effect {name} {i}": effect[..., i] for i in range(2)}
-        for level in () if name == "k_S" else ("gpu", "model", "deployment"):
-            scale = posterior[f"{level}_scale {name}"].to_numpy()
-            found[f"log {level}_scale {name}"] = np.log(scale)
-    return found | {f"log_sigma {d}": posterior["log_sigma"].to_numpy()[..., d] for d in range(4)}
+            found |= {f"{level}_effect {name} {i}": effect[..., i] for i in range(effect.shape[-1])}
+        for level in LEVELS:
+            if is_sampled(name, level):
+                scale = posterior[f"{level}_scale {name}"].to_numpy()
+                found[f"log {level}_scale {name}"] = np.log(scale)
+    for name in ("log_sigma", "log_sigma_ratio"):
+        found |= {f"{name} {d}": posterior[name].to_numpy()[..., d] for d in range(4)}
+    return found
 
 
-def from_fleet(posterior: xr.Dataset) -> dict[str, np.ndarray]:
+def from_fleet(fleet: bl.FleetPosterior) -> dict[str, np.ndarray]:
     """The same quantities from a fitted fleet."""
+    posterior = fleet.posterior
     found = {"log nu - 1": np.log(posterior["nu"].to_numpy() - 1)}
+    pooled = pooled_of(fleet)
     for name in NAMES:
-        own = posterior.sel(parameter=name)
+        own = posterior.sel(quantity=name)
         for d in range(4):
-            found[f"log {name} {d}"] = np.log(posterior[name].to_numpy()[..., d])
+            found[f"pooled {name} {d}"] = pooled[name][..., d]
         found[f"intercept {name}"] = own["intercept"].to_numpy()
         for sheet in ELASTICITIES[name]:
             found[f"elasticity {name} {sheet}"] = own["elasticity"].sel(regressor=sheet).to_numpy()
-        for level, labels in (("gpu", GPUS), ("model", LLMS)):
-            for i, label in enumerate(labels):
-                effect = own[f"{level}_effect"].sel({level: label})
-                found[f"{level}_effect {name} {i}"] = effect.to_numpy()
-        for level in () if name == "k_S" else ("gpu", "model", "deployment"):
-            found[f"log {level}_scale {name}"] = np.log(own[f"{level}_scale"].to_numpy())
-    sigma = np.log(posterior["sigma"].to_numpy())
-    return found | {f"log_sigma {d}": sigma[..., d] for d in range(4)}
+        for level in ("gpu", "model", "engine", "stack"):
+            effect = own[f"{level}_effect"].to_numpy()  # members are sorted in both
+            found |= {f"{level}_effect {name} {i}": effect[..., i] for i in range(effect.shape[-1])}
+        for level in LEVELS:
+            if is_sampled(name, level):
+                found[f"log {level}_scale {name}"] = np.log(own[f"{level}_scale"].to_numpy())
+    for name, key in (("log_sigma", "sigma"), ("log_sigma_ratio", "sigma_ratio")):
+        values = np.log(posterior[key].to_numpy())
+        found |= {f"{name} {d}": values[..., d] for d in range(4)}
+    return found
+
+
+def pooled_of(fleet: bl.FleetPosterior) -> dict[str, np.ndarray]:
+    """Pooled quantities from the formula's parameters, shape (chain, draw, deployment)."""
+    p_max, k_s, tau_0 = (fleet.posterior[name].to_numpy() for name in ("P_max", "k_S", "tau_0"))
+    slope = fleet.tree["constant_data"]["w_1"].to_numpy() / p_max
+    return {
+        "slope": np.log(slope),
+        "floor": np.log(tau_0 + slope / k_s),
+        "floor_share": np.log(tau_0 * k_s / slope),
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_recipe_and_plain_hierarchy_have_the_same_means_and_variances(steps):
-    fleet = bl.fit(steps, SPEC, draws=DRAWS, seed=1)
-    with plain_model(steps):
+@pytest.mark.parametrize("discrepancy", [False, True], ids=["formula", "discrepancy"])
+def test_recipe_and_plain_hierarchy_have_the_same_means_and_variances(steps, discrepancy):
+    spec = ModelSpec(terms=(), priors=PRIORS, discrepancy=discrepancy)
+    fleet = bl.fit(steps, spec, draws=DRAWS, seed=1)
+    with plain_model(steps, discrepancy):
         plain = pm.sample(
             DRAWS,
             tune=TUNE,
@@ -158,7 +247,11 @@ def test_recipe_and_plain_hierarchy_have_the_same_means_and_variances(steps):
             progressbar=False,
             compute_convergence_checks=False,
         )
-    ours, theirs = from_fleet(fleet.posterior), from_plain(plain["posterior"].to_dataset())
+    written_out = plain["posterior"].to_dataset()
+    ours, theirs = from_fleet(fleet), from_plain(written_out)
+    if discrepancy:
+        ours |= discrepancy_draws(fleet.posterior, steps)
+        theirs |= discrepancy_draws(written_out, steps)
     assert ours.keys() == theirs.keys()
     scores, sizes = {}, {}
     for name in ours:

@@ -107,7 +107,7 @@ TRUTH = {
         "P_max": 22.0, "k_S": 0.008, "w_1": 1.0, "tau_0": 3.0, "tau_B": 0.03, "tau_C": 2e-4,
     },
 }  # fmt: skip
-SPEC = bl.ModelSpec(terms=("tau_B", "tau_C"))
+SPEC = bl.ModelSpec(terms=("tau_B", "tau_C"), discrepancy=False)
 SIGMA, NU = 0.05, 5.0
 POINTS = Points(
     batch_size=np.array([16.0, 16.0, 2.0]),

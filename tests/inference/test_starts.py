@@ -6,6 +6,8 @@ import pytest
 import bayeslat as bl
 from bayeslat.inference import starts
 from bayeslat.inference.starts import Start, starting_points
+from bayeslat.model import ModelSpec
+from bayeslat.model.quantities import link, to_parameters
 from bayeslat.saturation import latency
 from bayeslat.schema import Deployment
 from bayeslat.simulate.formula import simulate_from_formula
@@ -20,8 +22,11 @@ TRUTHS = {
         "tau_0": 2.0, "tau_B": 0.02, "tau_S": 0.002,
     },
 }  # fmt: skip
-NAMES = ("P_max", "k_B", "k_S", "w_0", "tau_0", "tau_B", "tau_S")
-MEDIANS = np.log([80.0, 0.3, 0.015, 0.1, 2.0, 0.03, 0.003])
+NAMES = ModelSpec(terms=("k_B", "w_0", "tau_B", "tau_S")).quantities
+MEDIANS = {
+    "slope": 0.015, "k_B": 0.3, "floor_share": 0.7, "overhead": 0.1, "floor": 3.0, "tau_B": 0.03,
+    "slope_share": 0.2,
+}  # fmt: skip
 SIGMA = 0.03
 
 
@@ -32,7 +37,7 @@ def steps() -> bl.Observations:
 
 
 def start(steps: bl.Observations, spread: float = 1.0) -> Start:
-    mean = np.repeat(MEDIANS[:, None], 2, axis=1)
+    mean = np.array([[link(name, MEDIANS[name])] * 2 for name in NAMES])
     return starting_points(steps, NAMES, np.ones(2), mean, spread * np.ones_like(mean), seed=0)
 
 
@@ -41,7 +46,7 @@ def log_errors(steps: bl.Observations, found: Start) -> np.ndarray:
     errors = []
     for d, deployment in enumerate(steps.deployments):
         rows = steps.deployment_index == d
-        fitted = {**dict(zip(NAMES, np.exp(found.log_parameters[:, d]), strict=True)), "w_1": 1.0}
+        fitted = to_parameters(dict(zip(NAMES, found.quantities[:, d], strict=True)), 1.0)
         at = steps.batch_size[rows], steps.total_tokens[rows], 0.0
         errors.append(np.log(latency(fitted, *at) / latency(TRUTHS[deployment], *at)))
     return np.concatenate(errors)

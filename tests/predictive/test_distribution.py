@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, optimize, stats
 
 from bayeslat import saturation
+from bayeslat.discrepancy import Discrepancy, basis_for
 from bayeslat.errors import InputError
 from bayeslat.predictive import DeploymentDraws, Estimate, LatencyDistribution
 from bayeslat.predictive.draws import BLOCK, Points
@@ -11,10 +14,13 @@ from bayeslat.schema import Deployment
 
 SHAPES = [("student_t", nu) for nu in (1.2, 2.0, 2.5, 5.0, 50.0)]
 FAMILIES = [*SHAPES, ("normal", np.inf), ("lognormal", np.inf)]
+ONE_OF_EACH = [("student_t", 5.0), ("normal", np.inf), ("lognormal", np.inf)]
 STEP = (16, 512, 8_000.0)
+BASIS = basis_for(np.array([1.0, 16.0, 16.0, 128.0]), np.array([1.0, 16.0, 600.0, 8_192.0]))
 
 
-def make_draws(n=60, *, family="student_t", nu=5.0, sigma=0.1, absent=(), seed=0):
+def make_draws(n=60, *, family="student_t", nu=5.0, sigma=0.1, absent=(), seed=0, extended=False):
+    """Draws around typical values; `extended` ones have every term that a fit may leave out."""
     rng = np.random.default_rng(seed)
     typical = {
         "P_max": 30.0,
@@ -29,6 +35,8 @@ def make_draws(n=60, *, family="student_t", nu=5.0, sigma=0.1, absent=(), seed=0
         "gamma_B": 1e-3,
         "gamma_S": 1e-5,
     }
+    if extended:
+        typical |= {"m_S": 2.0, "r_F": 1.5, "r_B": 0.6}
     parameters = {
         name: value * rng.lognormal(0.0, 0.15, n)
         for name, value in typical.items()
@@ -36,22 +44,42 @@ def make_draws(n=60, *, family="student_t", nu=5.0, sigma=0.1, absent=(), seed=0
     }
     shape = 1.0 + (nu - 1.0) * rng.lognormal(0.0, 0.05, n) if nu > 2.0 else np.full(n, nu)
     scale = sigma * rng.lognormal(0.0, 0.1, n)
-    return DeploymentDraws(Deployment("H100-80GB", "llama-7b"), parameters, scale, shape, family)
+    draws = DeploymentDraws(Deployment("H100-80GB", "llama-7b"), parameters, scale, shape, family)
+    if not extended:
+        return draws
+    weights, spread = 0.1 * rng.normal(size=(n, BASIS.size)), 0.2 * rng.lognormal(0.0, 0.2, n)
+    discrepancy = Discrepancy(BASIS, weights, spread)
+    return replace(draws, sigma_ratio=rng.lognormal(0.4, 0.1, n), discrepancy=discrepancy)
 
 
-def components(draws, step=STEP):
-    """One frozen scipy distribution a draw, not clipped at zero."""
+def located(draws, step=STEP, n_averaged=1.0):
+    """Location and relative scale of each draw, from the definition."""
+    batch, tokens, _ = step
     mu = np.asarray(saturation.latency(draws.parameters, *step))
+    share = 1.0 - batch / tokens
+    ratio = 1.0 if draws.sigma_ratio is None else draws.sigma_ratio
+    variance = (draws.sigma * ratio**share) ** 2 / n_averaged
+    if draws.discrepancy is not None:
+        basis = draws.discrepancy.basis
+        features = basis.features(np.array([batch]), np.array([tokens]))[0]
+        mu = mu * np.exp(draws.discrepancy.weights @ features)
+        variance = variance + (1.0 - features @ features) * draws.discrepancy.scale**2
+    return mu, np.sqrt(variance)
+
+
+def components(draws, step=STEP, n_averaged=1.0):
+    """One frozen scipy distribution a draw, not clipped at zero."""
+    mu, sigma = located(draws, step, n_averaged)
     if draws.family == "lognormal":
-        return [stats.lognorm(s, scale=m) for m, s in zip(mu, draws.sigma, strict=True)]
+        return [stats.lognorm(s, scale=m) for m, s in zip(mu, sigma, strict=True)]
     if draws.family == "normal":
-        return [stats.norm(m, s * m) for m, s in zip(mu, draws.sigma, strict=True)]
-    return [stats.t(nu, m, s * m) for m, s, nu in zip(mu, draws.sigma, draws.nu, strict=True)]
+        return [stats.norm(m, s * m) for m, s in zip(mu, sigma, strict=True)]
+    return [stats.t(nu, m, s * m) for m, s, nu in zip(mu, sigma, draws.nu, strict=True)]
 
 
-def direct_sf(draws, t, step=STEP):
+def direct_sf(draws, t, step=STEP, n_averaged=1.0):
     t = np.asarray(t, dtype=float)
-    values = np.mean([c.sf(t) for c in components(draws, step)], axis=0)
+    values = np.mean([c.sf(t) for c in components(draws, step, n_averaged)], axis=0)
     return np.where(t < 0.0, 1.0, values)
 
 
@@ -92,6 +120,39 @@ def test_many_points_answer_as_each_alone():
 
 
 @pytest.mark.parametrize(("family", "nu"), FAMILIES)
+@pytest.mark.parametrize("step", [STEP, (1, 1, 0.0), (4, 4_000, 1e5), (300, 300, 0.0)])
+@pytest.mark.parametrize("n_averaged", [1.0, 50.0])
+def test_sf_of_extended_draws_is_the_mixture(family, nu, step, n_averaged):
+    draws = make_draws(family=family, nu=nu, extended=True)
+    typical = np.median(located(draws, step)[0])
+    t = np.concatenate([[-1.0, 0.0], typical * np.geomspace(1e-3, 1e3, 300)])
+    t = np.concatenate([t, typical * np.linspace(0.5, 2.0, 300)])
+    exact = direct_sf(draws, t, step, n_averaged)
+    answer = LatencyDistribution(draws, *step, n_averaged).sf(t)
+    np.testing.assert_allclose(answer, exact, rtol=0, atol=ERROR)
+
+
+@pytest.mark.parametrize(("family", "nu"), FAMILIES)
+@pytest.mark.parametrize("step", [STEP, (4, 4_000, 1e5)])
+def test_quantiles_of_extended_draws_are_those_of_the_mixture(family, nu, step):
+    draws = make_draws(15, family=family, nu=nu, extended=True)
+    q = np.array([0.1, 0.5, 0.9, 0.99])
+    answer = LatencyDistribution(draws, *step, 4.0).ppf(q)
+    typical = np.median(located(draws, step)[0])
+    exact = [
+        optimize.brentq(
+            lambda t, p=p: direct_sf(draws, t, step, 4.0) - (1.0 - p),
+            1e-9 * typical,
+            1e3 * typical,
+            xtol=1e-12,
+            rtol=1e-12,
+        )
+        for p in q
+    ]
+    np.testing.assert_allclose(answer, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("family", "nu"), FAMILIES)
 def test_quantiles_invert_the_mixture(family, nu):
     draws = make_draws(family=family, nu=nu, sigma=0.2)
     q = np.array([1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
@@ -105,6 +166,48 @@ def test_quantiles_invert_the_mixture(family, nu):
     assert distribution.median() == distribution.ppf(0.5)
 
 
+def crossing(draws, t, q, step, error=1e-8):
+    """Whether the mixture passes q, to its rounding, within a relative error about t."""
+    distribution = LatencyDistribution(draws, *step)
+    below, above = distribution.cdf(t * (1.0 - error)), distribution.cdf(t * (1.0 + error))
+    return (below <= q + 1e-14) & (above >= q - 1e-14)
+
+
+@pytest.mark.parametrize(("family", "nu"), FAMILIES)
+@pytest.mark.parametrize("extended", [False, True])
+def test_quantiles_of_many_points_are_crossings(family, nu, extended):
+    """The bracket is a proof: no other solver is asked."""
+    draws = make_draws(200, family=family, nu=nu, extended=extended)
+    rng = np.random.default_rng(8)
+    batch = rng.integers(1, 300, BLOCK + 77)
+    tokens = batch + rng.integers(0, 5_000, batch.size) * (rng.random(batch.size) < 0.7)
+    step = (batch, tokens, rng.uniform(0.0, 1e5, batch.size))
+    for q in (0.01, 0.5, 0.99, rng.uniform(0.001, 0.999, batch.size)):
+        t = LatencyDistribution(draws, *step).ppf(q)
+        assert (crossing(draws, t, q, step) | (t == 0.0)).all()
+
+
+@pytest.mark.parametrize("family", ["student_t", "normal", "lognormal"])
+@pytest.mark.parametrize("sigma", [1e-6, 1e-3, 0.5])
+@pytest.mark.parametrize("gap", [1.001, 3.0, 1e4])
+def test_quantiles_of_draws_that_disagree_are_crossings(family, sigma, gap):
+    """Two clusters of draws: between them the density vanishes and Newton's method fails."""
+    draws = make_draws(40, family=family, nu=3.0 if family == "student_t" else np.inf, sigma=sigma)
+    draws.parameters["tau_0"][:10] *= gap
+    q = np.array([1e-6, 1e-3, 0.2, 0.2499, 0.2501, 0.7499, 0.75, 0.7501, 0.9, 0.999, 1 - 1e-6])
+    t = LatencyDistribution(draws, *STEP).ppf(q)
+    assert (np.diff(t) >= 0.0).all()
+    assert (crossing(draws, t, q, STEP, 1e-7) | (t == 0.0)).all()
+
+
+def test_quantiles_of_one_draw_are_its_own():
+    draws = make_draws(1, nu=4.0)
+    mu, sigma = located(draws)
+    q = np.array([0.001, 0.3, 0.5, 0.99])
+    exact = stats.t(draws.nu[0], mu[0], sigma[0] * mu[0]).ppf(q)
+    np.testing.assert_allclose(LatencyDistribution(draws, *STEP).ppf(q), exact, rtol=1e-6)
+
+
 def test_quantile_within_the_mass_at_zero_is_zero():
     distribution = LatencyDistribution(make_draws(family="normal", nu=np.inf, sigma=2.0), *STEP)
     at_zero = 1.0 - distribution.sf(0.0)
@@ -114,10 +217,11 @@ def test_quantile_within_the_mass_at_zero_is_zero():
 
 
 @pytest.mark.parametrize(("family", "nu"), FAMILIES)
-def test_random_latencies_follow_the_mixture(family, nu):
-    draws = make_draws(family=family, nu=nu, sigma=0.3)
-    distribution = LatencyDistribution(draws, *STEP)
-    n = 1_000_000
+@pytest.mark.parametrize("extended", [False, True])
+def test_random_latencies_follow_the_mixture(family, nu, extended):
+    draws = make_draws(family=family, nu=nu, sigma=0.3, extended=extended)
+    distribution = LatencyDistribution(draws, *STEP, 3.0 if extended else 1.0)
+    n = 300_000 if extended else 1_000_000
     values = distribution.rvs(n, seed=7)
     assert values.shape == (n,) and values.min() >= 0.0
     for q in (0.05, 0.5, 0.9, 0.99, 0.999):
@@ -135,11 +239,12 @@ def test_random_latencies_have_the_shape_of_the_points_and_a_seed():
     assert not np.array_equal(distribution.rvs(5, seed=1), distribution.rvs(5, seed=2))
 
 
-@pytest.mark.parametrize(("family", "nu"), [("student_t", 5.0), ("normal", 0), ("lognormal", 0)])
+@pytest.mark.parametrize(("family", "nu"), ONE_OF_EACH)
 @pytest.mark.parametrize("sigma", [0.1, 0.6])
-def test_density_and_moments_agree_with_quadrature(family, nu, sigma):
-    draws = make_draws(15, family=family, nu=nu or np.inf, sigma=sigma)
-    distribution = LatencyDistribution(draws, *STEP)
+@pytest.mark.parametrize("extended", [False, True])
+def test_density_and_moments_agree_with_quadrature(family, nu, sigma, extended):
+    draws = make_draws(15, family=family, nu=nu, sigma=sigma, extended=extended)
+    distribution = LatencyDistribution(draws, *STEP, 2.5 if extended else 1.0)
 
     def integral(order):
         def over_log(u):
@@ -173,10 +278,12 @@ def test_interval_holds_its_mass():
         distribution.interval(1.0)
 
 
-def test_credible_intervals_are_quantiles_over_draws():
-    draws = make_draws(400)
-    distribution = LatencyDistribution(draws, *STEP)
-    each = components(draws)
+@pytest.mark.parametrize("extended", [False, True])
+def test_credible_intervals_are_quantiles_over_draws(extended):
+    draws = make_draws(400, extended=extended)
+    n_averaged = 9.0 if extended else 1.0
+    distribution = LatencyDistribution(draws, *STEP, n_averaged)
+    each = components(draws, STEP, n_averaged)
     for answer, per_draw, value in (
         (distribution.sf(30.0, credible=0.8), [c.sf(30.0) for c in each], distribution.sf(30.0)),
         (distribution.cdf(30.0, credible=0.8), [c.cdf(30.0) for c in each], distribution.cdf(30.0)),
@@ -204,6 +311,55 @@ def test_credible_answers_have_the_shape_of_the_query():
         assert (answer.lower < answer.upper).all()
 
 
+def test_the_mean_of_steps_has_the_noise_of_their_number():
+    draws = make_draws(family="normal", nu=np.inf, absent=(), sigma=0.1)
+    one = LatencyDistribution(draws.take([0]), *STEP)
+    many = LatencyDistribution(draws.take([0]), *STEP, [1.0, 4.0, 100.0])
+    np.testing.assert_allclose(many.std(), one.std() / np.array([1.0, 2.0, 10.0]), rtol=1e-9)
+    np.testing.assert_allclose(many.mean(), one.mean(), rtol=1e-9)
+    low, high = many.interval(0.9)
+    np.testing.assert_allclose((high - low)[0] / (high - low), [1.0, 2.0, 10.0], rtol=1e-6)
+
+
+def test_what_the_formula_misses_does_not_average_out():
+    """Far from the centres the spread of a long mean is the prior's, near them the data's."""
+    draws = make_draws(300, family="normal", nu=np.inf, extended=True)
+    far = LatencyDistribution(draws.take([0]), 1.0, 1e7, 0.0, 1e12)
+    assert far.std() / far.mean() == pytest.approx(draws.discrepancy.scale[0], rel=1e-5)
+    centre = LatencyDistribution(draws.take([0]), 1.0, 1.0, 0.0, 1e12)
+    assert centre.std() / centre.mean() < 0.2 * draws.discrepancy.scale[0]
+
+
+def test_a_decode_step_does_not_know_the_noise_of_a_prefill():
+    plain = make_draws(family="normal", nu=np.inf)
+    louder = replace(plain, sigma_ratio=np.full(plain.n_draws, 3.0))
+    t = np.linspace(5.0, 40.0, 9)
+    decode, prefill = (32, 32, 1e4), (1, 10_000, 1e4)
+    np.testing.assert_array_equal(
+        LatencyDistribution(louder, *decode).sf(t), LatencyDistribution(plain, *decode).sf(t)
+    )
+    ratio = (
+        LatencyDistribution(louder.take([0]), *prefill).std()
+        / LatencyDistribution(plain.take([0]), *prefill).std()
+    )
+    assert ratio == pytest.approx(3.0, rel=1e-3)
+
+
+def test_neutral_terms_change_nothing():
+    plain = make_draws()
+    ones, none = np.ones(plain.n_draws), np.zeros(plain.n_draws)
+    neutral = replace(
+        plain,
+        parameters=plain.parameters | {"m_S": ones, "r_F": ones, "r_B": ones},
+        sigma_ratio=ones,
+        discrepancy=Discrepancy(BASIS, np.zeros((plain.n_draws, BASIS.size)), none),
+    )
+    t = np.linspace(10.0, 60.0, 50)
+    np.testing.assert_array_equal(
+        LatencyDistribution(neutral, *STEP).sf(t), LatencyDistribution(plain, *STEP).sf(t)
+    )
+
+
 def test_upper_bound_is_an_order_statistic():
     draws = make_draws(100)
     distribution = LatencyDistribution(draws, *STEP)
@@ -228,6 +384,8 @@ def test_scalars_give_floats_and_arrays_broadcast():
         *scalar.sf(30.0, credible=0.9),
     ):
         assert type(answer) is float
+    averaged = LatencyDistribution(draws, 1, 64, 0.0, n_averaged=[[1.0, 4.0]])
+    assert averaged.shape == averaged.sf(30.0).shape == averaged.rvs(3).shape[1:] == (1, 2)
     table = LatencyDistribution(draws, [[1], [2]], [64, 128, 256], 0.0)
     assert table.sf(30.0).shape == table.pdf(30.0).shape == table.mean().shape == (2, 3)
     assert table.ppf(np.full((4, 1, 1), 0.9)).shape == (4, 2, 3)
@@ -236,13 +394,38 @@ def test_scalars_give_floats_and_arrays_broadcast():
     )
 
 
+@pytest.mark.parametrize("shape", [(0,), (1,), (1, 1)])
+def test_short_arrays_keep_their_shape(shape):
+    latency = LatencyDistribution(make_draws(), np.full(shape, 16.0), 512.0, 0.0)
+    for answer in (latency.sf(30.0), latency.ppf(0.9), latency.mean(), latency.rvs(1)[0]):
+        assert answer.shape == shape
+
+
 def test_thinning_keeps_evenly_spaced_draws():
     draws = make_draws(100)
     assert draws.thin(200) is draws
     thin = draws.thin(10)
-    assert thin.n_draws == 10
+    assert thin.n_draws == 10 and thin.sigma_ratio is None and thin.discrepancy is None
     np.testing.assert_array_equal(thin.sigma, draws.sigma[::11])
     assert set(thin.parameters) == set(draws.parameters)
+
+
+def test_taking_draws_takes_everything_of_them():
+    draws = make_draws(30, extended=True)
+    one = [LatencyDistribution(draws.take([m]), *STEP, 5.0).sf(25.0) for m in (3, 3, 8)]
+    together = LatencyDistribution(draws.take([3, 3, 8]), *STEP, 5.0)
+    assert together.sf(25.0) == pytest.approx(np.mean(one), rel=1e-12)
+
+
+def test_answers_do_not_depend_on_the_cores(monkeypatch):
+    draws = make_draws(20, extended=True)
+    tokens = np.arange(1.0, 3.0 * BLOCK)
+    distribution = LatencyDistribution(draws, 1.0, tokens, 0.0)
+    answers = []
+    for cores in (1, 3):
+        monkeypatch.setattr("bayeslat.predictive.draws._cores", lambda cores=cores: cores)
+        answers.append((distribution.sf(30.0), distribution.ppf(0.99)))
+    np.testing.assert_array_equal(answers[0], answers[1])
 
 
 def test_enormous_rates_do_not_warn():
@@ -258,6 +441,13 @@ def test_enormous_rates_do_not_warn():
 def test_impossible_steps_are_refused(step):
     with pytest.raises(InputError, match="expected batch_size >= 1"):
         LatencyDistribution(make_draws(), *step)
+
+
+@pytest.mark.parametrize("n_averaged", [0.0, -1.0, np.nan, np.inf, [1.0, 0.0]])
+def test_means_of_an_impossible_number_of_steps_are_refused(n_averaged):
+    with pytest.raises(InputError, match=r"n_averaged from .* expected positive") as refusal:
+        LatencyDistribution(make_draws(), *STEP, n_averaged)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("q", [0.0, 1.0, -0.1, np.nan])

@@ -1,0 +1,173 @@
+"""What the formula misses: a smooth relative discrepancy of low rank, as plain array functions.
+
+The latency of a step is T exp(delta), with delta a Gaussian process of mean zero over log S and the
+prefill share h = 1 - B / S: its kernel is a squared exponential in both, so that decode steps and
+prefills have curves of their own. Restricted to `centres` Z it is linear in few weights,
+delta(x) = phi(x) w with phi(x) = k(x, Z) L^-T and L L' = k(Z, Z), and w has the same prior variance
+in every direction. What the centres do not reach, 1 - |phi(x)|^2 of the prior variance, is added
+as independent noise (the fully independent training conditional of Snelson and Ghahramani, 2006,
+"Sparse Gaussian processes using pseudo-inputs"): near data almost nothing, far away all of it, so
+that the formula rules there while the interval widens.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from bayeslat.saturation import prefill_share
+
+__all__ = ["LENGTH_SCALES", "Basis", "Discrepancy", "basis_for"]
+
+type Array = NDArray[np.float64]
+
+LENGTH_SCALES: Final = (0.7, 0.5)
+"""Length scales in log S (a factor of two in tokens) and in the prefill share."""
+
+MAX_CENTRES: Final = 24
+MAX_MISSING: Final = 0.1
+"""Centres are added until no measured design point, rounded to the grid, misses more variance."""
+
+GRID: Final = 0.05
+"""Design points nearer than this, in both coordinates, count as one."""
+
+JITTER: Final = 1e-8
+
+CHUNK: Final = 4096
+"""Points whose kernel is held in memory at once, beside the features themselves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Features of the discrepancy.
+
+    Parameters
+    ----------
+    centres : array, shape (feature, 2)
+        Where the process is held by weights: log S and prefill share.
+    length_scales : tuple of float
+        Of log S and the prefill share.
+    """
+
+    centres: Array
+    length_scales: tuple[float, float] = LENGTH_SCALES
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return len(self.centres)
+
+    @cached_property
+    def _whitening(self) -> Array:
+        """L^-T, shape (feature, feature): one product a query, where a solve checks and copies."""
+        covariance = _kernel(self.centres, self.centres, self.length_scales)
+        factor = np.linalg.cholesky(covariance + JITTER * np.eye(self.size))
+        return linalg.solve_triangular(factor, np.eye(self.size), lower=True).T
+
+    def features(self, batch_size: Any, total_tokens: Any) -> Array:
+        """Features phi of design points, shape (point, feature).
+
+        Parameters
+        ----------
+        batch_size, total_tokens : array, shape (point,)
+            B and S.
+        """
+        points = _coordinates(batch_size, total_tokens)
+        if len(points) <= CHUNK:
+            return _kernel(points, self.centres, self.length_scales) @ self._whitening
+        result = np.empty((len(points), self.size))
+        for start in range(0, len(points), CHUNK):
+            part = slice(start, start + CHUNK)
+            kernel = _kernel(points[part], self.centres, self.length_scales)
+            np.matmul(kernel, self._whitening, out=result[part])
+        return result
+
+    def missing(self, features: Array) -> Array:
+        """Share of the prior variance that the features miss, from their last axis."""
+        return np.clip(1.0 - np.square(features).sum(axis=-1), 0.0, 1.0)
+
+    def to_json(self) -> str:
+        """The basis as JSON."""
+        return json.dumps(
+            {"centres": self.centres.tolist(), "length_scales": list(self.length_scales)}
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        content = json.loads(text)
+        centres = np.array(content["centres"], dtype=float).reshape(-1, 2)
+        return cls(centres, tuple(content["length_scales"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Discrepancy:
+    """Joint draws of the discrepancy of one deployment.
+
+    Parameters
+    ----------
+    basis : Basis
+        Features of a design point.
+    weights : array, shape (draw, feature)
+        Of the features: delta = phi . weights, on the scale of log latency.
+    scale : array, shape (draw,)
+        Prior standard deviation of delta, which the missing share of the variance is a share of.
+    """
+
+    basis: Basis
+    weights: Array
+    scale: Array
+
+    def take(self, draws: Any) -> Self:
+        """The draws of these indices."""
+        return type(self)(self.basis, self.weights[draws], self.scale[draws])
+
+
+def basis_for(
+    batch_size: Array,
+    total_tokens: Array,
+    *,
+    length_scales: tuple[float, float] = LENGTH_SCALES,
+) -> Basis:
+    """Centres that cover measured design points, by pivoted Cholesky.
+
+    Points are rounded to `GRID` first, so the bound `MAX_MISSING` is that of a measured point's
+    neighbour on the grid. `MAX_CENTRES` comes first where both cannot be kept.
+
+    Parameters
+    ----------
+    batch_size, total_tokens : array, shape (row,)
+        B and S of the measured steps.
+    length_scales : tuple of float
+        Of log S and the prefill share.
+    """
+    points = np.unique(np.round(_coordinates(batch_size, total_tokens) / GRID) * GRID, axis=0)
+    missing = np.ones(len(points))
+    factor = np.zeros((len(points), MAX_CENTRES))
+    chosen: list[int] = []
+    while len(chosen) < min(MAX_CENTRES, len(points)) and missing.max() > MAX_MISSING:
+        pivot = int(np.argmax(missing))
+        column = _kernel(points, points[pivot : pivot + 1], length_scales)[:, 0]
+        column = (column - factor @ factor[pivot]) / np.sqrt(missing[pivot])
+        factor[:, len(chosen)] = column
+        missing = np.maximum(missing - np.square(column), 0.0)
+        chosen.append(pivot)
+    return Basis(points[chosen], length_scales)
+
+
+def _coordinates(batch_size: Any, total_tokens: Any) -> Array:
+    """Coordinates of the process, shape (point, 2)."""
+    batch, tokens = np.asarray(batch_size, float), np.asarray(total_tokens, float)
+    return np.stack([np.log(tokens), prefill_share(batch, tokens)], axis=-1)
+
+
+def _kernel(left: Array, right: Array, length_scales: tuple[float, float]) -> Array:
+    """Correlations, shape (left, right)."""
+    log_tokens, share = (
+        (left[:, axis, None] - right[:, axis]) / length_scales[axis] for axis in (0, 1)
+    )
+    return np.exp(-0.5 * (log_tokens * log_tokens + share * share))

@@ -1,0 +1,74 @@
+"""What a posterior's variables become in the draws of a deployment, without a fit."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import bayeslat as bl
+from bayeslat.discrepancy import basis_for
+from bayeslat.model.spec import ModelSpec
+from bayeslat.schema import Deployment
+
+BASIS = basis_for(np.array([1.0, 8.0, 8.0]), np.array([1.0, 8.0, 2_000.0]))
+N_CHAINS, N_DRAWS = 2, 25
+OWN = ("H100-80GB", "llama-7b")
+
+
+def make_fleet(*, extended):
+    """Two deployments with draws about typical values."""
+    rng = np.random.default_rng(1)
+    dims, shape = ("chain", "draw", "deployment"), (N_CHAINS, N_DRAWS, 2)
+    spec = ModelSpec()
+    typical = {"P_max": 30.0, "k_S": 0.01, "tau_0": 5.0, "sigma": 0.05}
+    names = {*spec.parameters, "sigma"}
+    variables = {
+        name: (dims, typical.get(name, 1e-3) * rng.lognormal(0.0, 0.1, shape)) for name in names
+    }
+    variables["nu"] = (dims[:2], 3.0 + rng.random(shape[:2]))
+    attrs = {"spec": spec.to_json()}
+    if extended:
+        weights = 0.1 * rng.normal(size=(N_CHAINS, N_DRAWS, BASIS.size, 2))
+        variables["sigma_ratio"] = (dims, rng.lognormal(0.5, 0.1, shape))
+        variables["discrepancy"] = (("chain", "draw", "basis", "deployment"), weights)
+        variables["discrepancy_scale"] = (dims[:2], 0.1 + 0.1 * rng.random(shape[:2]))
+        attrs["discrepancy_basis"] = BASIS.to_json()
+    own = {"gpu": ["A100-80GB", OWN[0]], "model": [OWN[1]] * 2, "tp": [1, 1]}
+    own |= {"engine": [""] * 2, "precision": [""] * 2}
+    constants = {f"deployment_{name}": ("deployment", values) for name, values in own.items()}
+    constants |= {"w_1": ("deployment", [1.0, 1.3]), "context_per_request": ("deployment", [0, 7])}
+    tree = xr.DataTree.from_dict(
+        {"posterior": xr.Dataset(variables), "constant_data": xr.Dataset(constants)}
+    )
+    tree.attrs.update(attrs)
+    return bl.FleetPosterior(tree)
+
+
+def test_a_plain_posterior_has_plain_draws():
+    draws = make_fleet(extended=False).draws(Deployment(*OWN))
+    assert draws.sigma_ratio is None and draws.discrepancy is None
+    np.testing.assert_array_equal(draws.parameters["w_1"], 1.3)
+
+
+def test_noise_ratio_and_discrepancy_are_those_of_the_deployment():
+    fleet = make_fleet(extended=True)
+    draws, posterior = fleet.draws(Deployment(*OWN)), fleet.posterior
+    assert "sigma_ratio" not in draws.parameters
+    np.testing.assert_array_equal(draws.discrepancy.basis.centres, BASIS.centres)
+    for chain, draw in ((0, 0), (1, 7), (1, 24)):
+        flat = chain * N_DRAWS + draw
+        where = {"chain": chain, "draw": draw}
+        one = posterior.isel(deployment=1, **where)
+        assert draws.sigma_ratio[flat] == one["sigma_ratio"]
+        assert draws.sigma[flat] == one["sigma"]
+        assert draws.discrepancy.scale[flat] == one["discrepancy_scale"]
+        np.testing.assert_array_equal(draws.discrepancy.weights[flat], one["discrepancy"])
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_latency_passes_the_number_of_steps_on(extended):
+    fleet = make_fleet(extended=extended)
+    step = {"batch_size": 4, "total_tokens": 64, "context_tokens": 0}
+    many = fleet.latency(*OWN, **step, n_averaged=[1, 16])
+    np.testing.assert_array_equal(many.n_averaged, [1.0, 16.0])
+    assert many.std()[0] == pytest.approx(fleet.latency(*OWN, **step).std(), rel=1e-12)
+    assert many.std()[1] < many.std()[0]
