@@ -182,8 +182,11 @@ def _initial_coordinates(target: Target, start: Start) -> Array:
 
 
 def _free_in_climb(target: Target) -> NDArray[np.bool_]:
-    """All but scales, of effects and of noise: their joint mode with what they scale lies far
-    towards zero, the more so the more coordinates share few rows."""
+    """All but scales, of effects and of noise.
+
+    Their joint mode with what they scale lies far towards zero, the more so the more coordinates
+    share few rows.
+    """
     free = np.ones(target.dim, dtype=bool)
     for name, where in target.density.slices().items():
         if name.endswith(SCALE_SUFFIX) or name.startswith("log_sigma"):
