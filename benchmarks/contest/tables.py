@@ -97,7 +97,10 @@ def groups_of(split: str, records: pd.DataFrame) -> dict[str, pd.DataFrame]:
             "IBM": engine == "tgis",
             "composed kernels": engine == "vllm-0.19-kernels",
         }
-    return {name: records[mask] for name, mask in masks.items() if mask.any()}
+    found = {name: records[mask] for name, mask in masks.items() if mask.any()}
+    if len(found) == 2:
+        found.pop("all", None)  # it repeats the only other group
+    return found
 
 
 def split_table(split: str, records: pd.DataFrame) -> str:
