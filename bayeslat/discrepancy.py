@@ -61,8 +61,14 @@ class Basis:
         """Number of features."""
         return len(self.centres)
 
+    @property
+    def design_points(self) -> tuple[Array, Array]:
+        """B and S at the centres, B at least one request."""
+        tokens = np.exp(self.centres[:, 0])
+        return np.maximum((1.0 - self.centres[:, 1]) * tokens, 1.0), tokens
+
     @cached_property
-    def _whitening(self) -> Array:
+    def whitening(self) -> Array:
         """L^-T, shape (feature, feature): one product a query, where a solve checks and copies."""
         covariance = _kernel(self.centres, self.centres, self.length_scales)
         factor = np.linalg.cholesky(covariance + JITTER * np.eye(self.size))
@@ -78,12 +84,12 @@ class Basis:
         """
         points = _coordinates(batch_size, total_tokens)
         if len(points) <= CHUNK:
-            return _kernel(points, self.centres, self.length_scales) @ self._whitening
+            return _kernel(points, self.centres, self.length_scales) @ self.whitening
         result = np.empty((len(points), self.size))
         for start in range(0, len(points), CHUNK):
             part = slice(start, start + CHUNK)
             kernel = _kernel(points[part], self.centres, self.length_scales)
-            np.matmul(kernel, self._whitening, out=result[part])
+            np.matmul(kernel, self.whitening, out=result[part])
         return result
 
     def missing(self, features: Array) -> Array:

@@ -24,8 +24,11 @@ __all__ = ["ArrowFactor", "ArrowLayout", "LeafIndex", "arrow_layout"]
 type Array = NDArray[np.float64]
 type Index = NDArray[np.int64]
 
+MIN_TAIL_PRECISION = 4.0
+"""Least precision of what scales the rest: priors of log scales have deviations of a half."""
+
 MIN_EIGENVALUE = 0.02
-"""Relative floor of the curvature after diagonal scaling."""
+"""Relative floor of a precision that is not definite, after diagonal scaling."""
 
 
 class LeafIndex(NamedTuple):
@@ -53,12 +56,15 @@ class ArrowLayout:
         Number of coordinates.
     core : array of int, shape (n,)
         Coordinates of the core.
+    tail : array of bool, shape (n,)
+        Which of the core scale the rest: in a hierarchy the precision need not be definite in them.
     leaves : tuple of LeafIndex
         One entry a size of leaf.
     """
 
     dim: int
     core: Index
+    tail: NDArray[np.bool_]
     leaves: tuple[LeafIndex, ...] = ()
 
     @property
@@ -70,7 +76,9 @@ class ArrowLayout:
         return order
 
     def factor(self, precision: Array) -> "ArrowFactor":
-        """Factor of the covariance, eigenvalues clipped from below.
+        """Factor of the covariance.
+
+        Given all else the tail has a precision of at least `MIN_TAIL_PRECISION` in any direction.
 
         Parameters
         ----------
@@ -78,7 +86,6 @@ class ArrowLayout:
             Only the arrow's entries are read.
         """
         core = precision[np.ix_(self.core, self.core)].copy()
-        diagonal = np.diagonal(core).copy()
         gains, roots = [], []
         for leaf in self.leaves:
             held = precision[leaf.own[:, :, None], leaf.own[:, None, :]]
@@ -93,7 +100,7 @@ class ArrowLayout:
             gains.append(-root @ white)
             roots.append(root)
         return ArrowFactor(
-            inverse_root(core, diagonal),
+            inverse_root(_with_held_tail(core, self.tail)),
             tuple(gains),
             tuple(roots),
             tuple(leaf.near for leaf in self.leaves),
@@ -168,7 +175,9 @@ def _apply_all(factor: ArrowFactor, draws: jax.Array) -> jax.Array:
     return jax.lax.map(factor.apply, draws, batch_size=64)
 
 
-def arrow_layout(dim: int, leaves: Sequence[Index], near: Sequence[Index]) -> ArrowLayout:
+def arrow_layout(
+    dim: int, leaves: Sequence[Index], near: Sequence[Index], tail: Sequence[int] | Index = ()
+) -> ArrowLayout:
     """Lay coordinates out.
 
     Parameters
@@ -179,6 +188,8 @@ def arrow_layout(dim: int, leaves: Sequence[Index], near: Sequence[Index]) -> Ar
         Coordinates of each leaf.
     near : sequence of array of int
         Core coordinates that each leaf depends on; leaves of one size have as many.
+    tail : sequence of int
+        Core coordinates that scale the rest.
     """
     inside = np.zeros(dim, dtype=bool)
     for own in leaves:
@@ -194,19 +205,39 @@ def arrow_layout(dim: int, leaves: Sequence[Index], near: Sequence[Index]) -> Ar
                 np.stack([leaves[i] for i in chosen]), np.stack([position[near[i]] for i in chosen])
             )
         )
-    return ArrowLayout(dim, core, tuple(batches))
+    return ArrowLayout(dim, core, np.isin(core, tail), tuple(batches))
 
 
-def inverse_root(precision: Array, diagonal: Array | None = None) -> Array:
-    """A factor F with F F' = inverse(precision), eigenvalues clipped from below.
+def _with_held_tail(core: Array, tail: NDArray[np.bool_]) -> Array:
+    """The core's precision, what is left of the tail given the others clipped from below."""
+    if not tail.any():
+        return core
+    others = core[np.ix_(~tail, ~tail)]
+    white = inverse_root(others).T @ core[np.ix_(~tail, tail)]
+    left = core[np.ix_(tail, tail)] - white.T @ white
+    values, vectors = np.linalg.eigh(left)
+    held = core.copy()
+    held[np.ix_(tail, tail)] += (
+        vectors * np.maximum(MIN_TAIL_PRECISION - values, 0.0)
+    ) @ vectors.T
+    return held
 
-    They are clipped after scaling by the diagonal, so that units make no difference (short of 1e4
-    between standard deviations). Leading axes are a batch. Where the precision is what is left of a
-    larger one, `diagonal` is the diagonal of that: what is left may be next to nothing, or less.
+
+def inverse_root(precision: Array) -> Array:
+    """A factor F with F F' = inverse(precision); leading axes are a batch.
+
+    Where the precision is not definite, its eigenvalues are clipped after scaling by the diagonal,
+    so that units make no difference (short of 1e4 between standard deviations).
     """
-    if diagonal is None:
-        diagonal = np.diagonal(precision, axis1=-2, axis2=-1)
-    diagonal = np.abs(diagonal)
+    try:
+        lower = np.linalg.cholesky(precision)
+    except np.linalg.LinAlgError:
+        return _clipped_inverse_root(precision)
+    return np.swapaxes(np.linalg.inv(lower), -1, -2)
+
+
+def _clipped_inverse_root(precision: Array) -> Array:
+    diagonal = np.abs(np.diagonal(precision, axis1=-2, axis2=-1))
     scale = np.sqrt(np.maximum(diagonal, 1e-8 * diagonal.max(axis=-1, keepdims=True)))
     values, vectors = np.linalg.eigh(precision / (scale[..., :, None] * scale[..., None, :]))
     root = vectors / np.sqrt(np.maximum(values, MIN_EIGENVALUE))[..., None, :]

@@ -181,6 +181,7 @@ def conditioned_newcomers(
         design.levels["stack"].index[measured],
         mean=prior.mean,
         variance=np.diag(prior.covariance).reshape(shape),
+        basis=basis,
         sampler=sampler,
         settings=settings,
         report=report,

@@ -8,7 +8,7 @@ from bayeslat.catalog import Catalog
 from bayeslat.inference.run import sample_model
 from bayeslat.inference.samplers import SamplerSettings
 from bayeslat.inference.tree import fleet_tree
-from bayeslat.model.build import build_model
+from bayeslat.model.build import build_model, observed_basis
 from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import marginal_variance, prior_mean
 from bayeslat.model.spec import ModelSpec
@@ -67,6 +67,7 @@ def sample_fleet(
         design.levels["stack"].index,
         mean=prior_mean(spec, design),
         variance=marginal_variance(spec, design),
+        basis=observed_basis(observations, spec),
         sampler=sampler,
         settings=settings,
         report=report,

@@ -38,7 +38,7 @@ MAX_WIDENING = 4.0
 
 
 def nearest_gaussian(
-    target: Target, centre: Array, precision: Array, rng: np.random.Generator
+    target: Target, centre: Array, rng: np.random.Generator, rounds: int = MAX_ROUNDS
 ) -> tuple[Array, ArrowFactor]:
     """Centre and factor of the Gaussian nearest to the posterior.
 
@@ -48,10 +48,10 @@ def nearest_gaussian(
         The log-posterior.
     centre : array, shape (dim,)
         Where to begin.
-    precision : array, shape (dim, dim)
-        Precision to begin with; clipped to positive definite.
     rng : numpy.random.Generator
         Source of the cloud.
+    rounds : int
+        At most.
 
     Returns
     -------
@@ -59,13 +59,12 @@ def nearest_gaussian(
         Centre, shape (dim,), and a factor F whose F F' is the covariance.
     """
     layout = target.structure.layout
+    _, precision = target.averaged(centre[None])
     factor = layout.factor(precision)
     radius, averaged = 1.0, 0
-    for number in range(MAX_ROUNDS):
+    for number in range(rounds):
         cloud = centre + radius * factor.map(_radial_pairs(centre.size, rng))
-        found = [target.derivatives(y) for y in cloud]
-        gradient = np.mean([each.gradient for each in found], axis=0)
-        curvature = -np.mean([each.hessian for each in found], axis=0)
+        gradient, curvature = target.averaged(cloud)
         if not (np.isfinite(gradient).all() and np.isfinite(curvature).all()):
             radius *= 0.5  # the cloud reaches where the density is not a number
             continue
@@ -74,8 +73,8 @@ def nearest_gaussian(
         factor = layout.factor(precision)
         step = factor.pull_back(gradient)
         longest = np.abs(step).max()
-        centre = centre + damping * factor.map(step) / max(1.0, longest / MAX_STEP)
-        late = number >= MAX_ROUNDS - N_AVERAGED
+        centre = centre + damping * factor.map(np.clip(step, -MAX_STEP, MAX_STEP))
+        late = number >= rounds - N_AVERAGED
         averaged = averaged + 1 if longest < SETTLED_STEP or late else 0
         if averaged == N_AVERAGED:
             break
@@ -83,7 +82,7 @@ def nearest_gaussian(
 
 
 def _blended(precision: Array, curvature: Array, share: float) -> Array:
-    """Towards the curvature, which need not be definite, without losing hold of a coordinate."""
+    """Towards the curvature, without losing hold of a coordinate."""
     blended = (1.0 - share) * precision + share * curvature
     least = np.abs(np.diag(precision)) / MAX_WIDENING
     np.fill_diagonal(blended, np.maximum(np.diag(blended), least))

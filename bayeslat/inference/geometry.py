@@ -17,12 +17,14 @@ from jax.tree_util import Partial
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from bayeslat.discrepancy import Basis
 from bayeslat.inference.arrow import ArrowFactor
 from bayeslat.inference.coordinates import Coordinates
 from bayeslat.inference.density import flat_density
 from bayeslat.inference.gaussian import nearest_gaussian
 from bayeslat.inference.mode import climb
 from bayeslat.inference.resolution import term_resolution
+from bayeslat.inference.shear import Shear, shear_at
 from bayeslat.inference.starts import Start, starting_points
 from bayeslat.inference.structure import SCALE_SUFFIX, structure_of
 from bayeslat.inference.target import Target
@@ -31,6 +33,9 @@ from bayeslat.observations import Observations
 __all__ = ["Geometry", "gaussian_geometry", "recentred"]
 
 type Array = NDArray[np.float64]
+
+ROUGH_ROUNDS = 20
+"""Rounds towards the nearest Gaussian before the weights of a discrepancy are sheared there."""
 
 N_AVERAGED_HESSIANS = 8
 """Pilot draws whose Hessians are averaged."""
@@ -103,6 +108,7 @@ def gaussian_geometry(
     *,
     mean: Array,
     variance: Array,
+    basis: Basis | None = None,
     seed: int,
     straighten: bool = True,
 ) -> Geometry:
@@ -122,6 +128,8 @@ def gaussian_geometry(
         Software stack of each deployment.
     mean, variance : array, shape (quantity, deployment)
         Marginal prior of the quantities, for the starts.
+    basis : Basis, optional
+        Features of the discrepancy, where the model has one.
     seed : int
         Seed of the starts and of the cloud that the Gaussian is fitted with.
     straighten : bool
@@ -131,14 +139,38 @@ def gaussian_geometry(
     start = starting_points(observations, quantities, w_1, mean, np.sqrt(variance), seed=seed)
     resolution = np.ones_like(start.quantities)
     if straighten:
-        resolution = term_resolution(observations, quantities, w_1, start, variance)
+        resolution = term_resolution(observations, quantities, w_1, start, variance, basis)
     density = flat_density(model)
     structure = structure_of(model, density, stack)
     target = Target(density, Coordinates(quantities, resolution), structure)
     y = climb(target, _initial_coordinates(target, start), _free_in_climb(target))
     rng = np.random.default_rng([seed, 1])  # the starts have taken the seed itself
-    centre, factor = nearest_gaussian(target, y, -target.derivatives(y).hessian, rng)
+    if basis is not None:
+        y, _ = nearest_gaussian(target, y, rng, rounds=ROUGH_ROUNDS)
+        target = target.sheared(_shear(target, y, observations, quantities, w_1, basis))
+    centre, factor = nearest_gaussian(target, y, rng)
     return Geometry(target, centre, factor)
+
+
+def _shear(
+    target: Target,
+    y: Array,
+    observations: Observations,
+    quantities: tuple[str, ...],
+    w_1: Array,
+    basis: Basis,
+) -> Shear:
+    flat = np.asarray(target.flatten(jnp.asarray(y))[0])
+    where = target.density.slices()
+    return shear_at(
+        observations,
+        quantities,
+        w_1,
+        basis,
+        theta=flat[where["quantities"]].reshape(target.density.shapes["quantities"]),
+        log_sigma=flat[where["log_sigma"]],
+        log_ratio=flat[where["log_sigma_ratio"]],
+    )
 
 
 @one_blas_thread
@@ -154,8 +186,8 @@ def recentred(geometry: Geometry, draws: Array) -> Geometry:
     """
     y = geometry.to_coordinates(draws).reshape(-1, geometry.dim)
     pick = np.linspace(0, len(y) - 1, N_AVERAGED_HESSIANS).astype(int)
-    hessians = [geometry.target.derivatives(y[i]).hessian for i in pick]
-    factor = geometry.target.structure.layout.factor(-np.mean(hessians, axis=0))
+    _, precision = geometry.target.averaged(y[pick])
+    factor = geometry.target.structure.layout.factor(precision)
     centre = y.mean(axis=0)
     return geometry.moved(
         centre, factor.stretched(_pilot_directions(factor.whitened(y - centre).T))

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat import saturation
+from bayeslat.discrepancy import Basis
 from bayeslat.inference.coordinates import SHARES, STRAIGHTENED
 from bayeslat.inference.starts import Start
+from bayeslat.model.priors import DISCREPANCY_OWN, DISCREPANCY_STACK
 from bayeslat.model.quantities import to_parameters
 from bayeslat.observations import Observations
 
@@ -30,14 +32,21 @@ def term_resolution(
     w_1: Array,
     start: Start,
     variance: Array,
+    basis: Basis | None = None,
 ) -> Array:
     """The likelihood's own standard deviation of each straightened term and share.
 
     Shape (quantity, deployment), in the unit of each, ones elsewhere. Measured at the start, with
-    the other quantities held by their priors only.
+    the other quantities and the weights of the discrepancy, if there is a `basis`, held by their
+    priors only: a smooth discrepancy hides much of what the noise alone would let one see.
     """
     resolution = np.ones_like(start.quantities)
     jacobian = _log_jacobian(observations, quantities, w_1, start.quantities)
+    if basis is not None:
+        features = basis.features(observations.batch_size, observations.total_tokens)
+        jacobian = np.vstack([jacobian, features.T])
+        held = np.full((basis.size, w_1.size), DISCREPANCY_STACK[0] ** 2 + DISCREPANCY_OWN[0] ** 2)
+        variance = np.vstack([variance, held])
     for d in range(w_1.size):
         rows = observations.deployment_index == d
         theta = start.quantities[:, d]

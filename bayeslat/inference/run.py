@@ -13,6 +13,7 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayeslat.discrepancy import Basis
 from bayeslat.errors import InputError
 from bayeslat.inference.convergence import MIN_ESS, ConvergenceVerdict, convergence_verdict
 from bayeslat.inference.geometry import Geometry, gaussian_geometry, recentred
@@ -74,6 +75,7 @@ def sample_model(
     *,
     mean: Array,
     variance: Array,
+    basis: Basis | None,
     sampler: str,
     settings: SamplerSettings,
     report: Report,
@@ -83,7 +85,7 @@ def sample_model(
 
     Parameters
     ----------
-    model, observations, quantities, w_1, stack, mean, variance
+    model, observations, quantities, w_1, stack, mean, variance, basis
         As in `bayeslat.inference.geometry.gaussian_geometry`.
     sampler : str
         Name in `bayeslat.inference.samplers.SAMPLERS`.
@@ -105,6 +107,7 @@ def sample_model(
         stack,
         mean=mean,
         variance=variance,
+        basis=basis,
         seed=next(seeds),
         straighten=straighten,
     )

@@ -20,6 +20,7 @@ from bayeslat.inference.density import FlatDensity
 
 __all__ = ["Structure", "structure_of"]
 
+type Array = NDArray[np.float64]
 type Index = NDArray[np.int64]
 
 OF_DEPLOYMENTS = ("quantities", "log_sigma", "log_sigma_ratio", "discrepancy")
@@ -46,6 +47,36 @@ class Structure:
     prior: Index
     likelihood: Index
     layout: ArrowLayout
+
+    @property
+    def blocks(self) -> Index:
+        """Coordinates of each deployment, shape (deployment, n)."""
+        order = np.argsort(self.likelihood, kind="stable")
+        own = order[self.likelihood[order] >= 0]
+        return own.reshape(self.likelihood.max() + 1, -1)
+
+    def definite(self, prior: Array, likelihood: Array) -> Array:
+        """A precision that is positive definite, shared scales aside, from two that may not be.
+
+        Given the scales the prior is Gaussian and definite. What is added to it is the likelihood's
+        part of each deployment without its negative eigenvalues, in units of the prior.
+
+        Parameters
+        ----------
+        prior, likelihood : array, shape (dim, dim)
+            Minus the Hessians.
+        """
+        if not np.isfinite(likelihood).all():
+            return prior + likelihood
+        blocks = self.blocks
+        where = blocks[:, :, None], blocks[:, None, :]
+        scale = np.sqrt(np.abs(np.diagonal(prior)))[blocks]
+        unit = scale[:, :, None] * scale[:, None, :]
+        values, vectors = np.linalg.eigh(likelihood[where] / unit)
+        kept = (vectors * np.maximum(values, 0.0)[:, None, :]) @ np.swapaxes(vectors, 1, 2)
+        total = prior + likelihood
+        total[where] += kept * unit - likelihood[where]
+        return total
 
 
 def structure_of(model: pm.Model, density: FlatDensity, stack: Index) -> Structure:
@@ -104,16 +135,27 @@ def _likelihood_groups(density: FlatDensity, slices: Mapping[str, slice]) -> Ind
 
 
 def _layout(density: FlatDensity, slices: Mapping[str, slice], stack: Index) -> ArrowLayout:
+    shared = np.zeros(density.dim, dtype=bool)
+    for name, where in slices.items():
+        shared[where] = name.endswith(SCALE_SUFFIX) or name.startswith("nu_")
+    tail = np.flatnonzero(shared)
     if "discrepancy" not in slices:
-        return arrow_layout(density.dim, [], [])
+        return arrow_layout(density.dim, [], [], tail)
 
     def of(name: str, members: Any) -> Index:
         where = np.arange(density.dim)[slices[name]].reshape(density.shapes[name])
         return where[..., members].ravel()
 
+    of_weights = [
+        np.arange(where.start, where.stop)
+        for name, where in slices.items()
+        if name.startswith(("discrepancy_", "nu_"))
+    ]
     leaves, near = [], []
     for member in np.unique(stack):
         members = np.flatnonzero(stack == member)
         leaves.append(of("discrepancy", members))
-        near.append(np.concatenate([of(name, members) for name in OF_DEPLOYMENTS[:-1]]))
-    return arrow_layout(density.dim, leaves, near)
+        near.append(
+            np.concatenate([*(of(name, members) for name in OF_DEPLOYMENTS[:-1]), *of_weights])
+        )
+    return arrow_layout(density.dim, leaves, near, tail)

@@ -1,27 +1,26 @@
 """The posterior as the sampler's coordinates see it, with its derivatives compiled once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, reduce
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from bayeslat.inference.arrow import ArrowFactor
 from bayeslat.inference.coordinates import Coordinates
-from bayeslat.inference.curvature import SHARED, Derivatives, derivatives
+from bayeslat.inference.curvature import Derivatives, derivatives
 from bayeslat.inference.density import FlatDensity
+from bayeslat.inference.shear import Shear
 from bayeslat.inference.structure import Structure
 
 __all__ = ["Target"]
 
 type Array = NDArray[np.float64]
-
-ONE_PROGRAM_DIM = 32
-"""Up to this many coordinates, compiling two programs costs more than the products they save."""
-
 
 @dataclass(frozen=True, eq=False)  # compiled programs are found again by identity
 class Target:
@@ -35,11 +34,14 @@ class Target:
         Map of the pooled quantities.
     structure : Structure
         Which coordinates meet in prior and likelihood.
+    shear : Shear, optional
+        How far the weights of the discrepancy follow the quantities.
     """
 
     density: FlatDensity
     coordinates: Coordinates
     structure: Structure
+    shear: Shear | None = None
 
     @property
     def dim(self) -> int:
@@ -48,10 +50,26 @@ class Target:
 
     def flatten(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Coordinates y to the model's flat vector, with the log-determinant."""
+        straight, log_jacobian = self._unsheared(y)
+        if self.shear is None:
+            return straight, log_jacobian
+        where = self.density.slices()["discrepancy"]
+        theta = straight[self.density.slices()["quantities"]]
+        shift = self.shear.shift(theta.reshape(self.density.shapes["quantities"]))
+        return straight.at[where].add(-shift.T.ravel()), log_jacobian
+
+    def _unsheared(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The quantities out of their coordinates, elementwise."""
         block = self.density.slices()["quantities"]
         shape = self.density.shapes["quantities"]
         theta, log_jacobian = self.coordinates.to_quantities(y[block].reshape(shape))
         return jnp.concatenate([y[: block.start], theta.ravel(), y[block.stop :]]), log_jacobian
+
+    def sheared(self, shear: Shear) -> Self:
+        """The same posterior in coordinates with this shear; nothing compiled is lost."""
+        target = replace(self, shear=shear)
+        target.__dict__.update(_prior=self._prior, _likelihood=self._likelihood)
+        return target
 
     def log_prior(self, y: jax.Array) -> jax.Array:
         """Log-prior of y, Jacobian included."""
@@ -73,15 +91,109 @@ class Target:
 
     def derivatives(self, y: Array) -> Derivatives:
         """Log-posterior, its gradient and its exact Hessian."""
-        first, *others = (part(y) for part in self._parts)
-        return reduce(Derivatives.plus, others, first)
+        prior, likelihood = self._parts(y)
+        return prior.plus(likelihood)
+
+    def averaged(self, points: Array) -> tuple[Array, Array]:
+        """Gradient and definite precision (minus the Hessian), averaged over points.
+
+        Parameters
+        ----------
+        points : array, shape (point, dim)
+            Coordinates y.
+
+        Returns
+        -------
+        tuple of array
+            Shapes (dim,) and (dim, dim); the precision as `Structure.definite` makes it.
+        """
+        found = [self._parts(y) for y in points]
+        gradient = np.mean([prior.gradient + data.gradient for prior, data in found], axis=0)
+        hessians = (np.mean([part[i].hessian for part in found], axis=0) for i in (0, 1))
+        return gradient, self.structure.definite(*(-hessian for hessian in hessians))
+
+    def _parts(self, y: Array) -> tuple[Derivatives, Derivatives]:
+        """Prior and likelihood in the coordinates; what bends the coordinates is in the second.
+
+        So the first has the Hessian of a Gaussian wherever the model's prior is one.
+        """
+        straight, slope, bend, log_jacobian, jacobian_gradient, jacobian_bend = self._bending(y)
+        parts = self._through_shear(straight)
+        gradient = parts[0].gradient + parts[1].gradient
+        stretch = slope[:, None] * slope
+        prior, likelihood = (
+            Derivatives(part.value, part.gradient * slope, part.hessian * stretch) for part in parts
+        )
+        of_map = Derivatives(
+            log_jacobian, jacobian_gradient, np.diag(bend * gradient + jacobian_bend)
+        )
+        return prior, likelihood.plus(of_map)
+
+    def _through_shear(self, straight: Array) -> tuple[Derivatives, Derivatives]:
+        """Prior and likelihood in quantities and sheared weights."""
+        if self.shear is None:
+            return self._prior(straight), self._likelihood(straight)
+        where = np.arange(self.dim)[self.density.slices()["discrepancy"]]
+        weights = where.reshape(self.density.shapes["discrepancy"]).T
+        where = np.arange(self.dim)[self.density.slices()["quantities"]]
+        quantities = where.reshape(self.density.shapes["quantities"]).T
+        theta = jnp.asarray(straight[quantities.T])
+        flat = straight.copy()
+        flat[weights] -= np.asarray(self._shift(theta))
+        prior, likelihood = self._prior(flat), self._likelihood(flat)
+        force = (prior.gradient + likelihood.gradient)[weights]
+        slope, bend = map(np.asarray, self._shear_derivatives(theta, jnp.asarray(force)))
+        rows = np.broadcast_to(weights[:, :, None], slope.shape)
+        columns = np.broadcast_to(quantities[:, None, :], slope.shape)
+        moves = sparse.eye_array(self.dim, format="csr") - sparse.csr_array(
+            (slope.ravel(), (rows.ravel(), columns.ravel())), shape=(self.dim, self.dim)
+        )
+        prior, likelihood = (
+            Derivatives(
+                part.value, moves.T @ part.gradient, moves.T @ (moves.T @ part.hessian).T
+            )
+            for part in (prior, likelihood)
+        )
+        likelihood.hessian[quantities[:, :, None], quantities[:, None, :]] -= bend
+        return prior, likelihood
 
     @cached_property
-    def _parts(self) -> list[Callable[[Array], Derivatives]]:
-        """Compiled summands of the log-posterior: one program where that compiles sooner."""
-        if self.dim <= ONE_PROGRAM_DIM:
-            return [derivatives(self.log_posterior, np.full(self.dim, SHARED))]
-        return [
-            derivatives(self.log_prior, self.structure.prior),
-            derivatives(self.log_likelihood, self.structure.likelihood),
-        ]
+    def _shift(self) -> Callable[[jax.Array], jax.Array]:
+        return jax.jit(self.shear.shift)
+
+    @cached_property
+    def _shear_derivatives(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        return jax.jit(self.shear.derivatives)
+
+    @cached_property
+    def _prior(self) -> Callable[[Array], Derivatives]:
+        return derivatives(self.density.prior, self.structure.prior)
+
+    @cached_property
+    def _likelihood(self) -> Callable[[Array], Derivatives]:
+        return derivatives(self.density.likelihood, self.structure.likelihood)
+
+    @cached_property
+    def _bending(self) -> Callable[[Array], tuple[Array, Array, Array, float, Array, Array]]:
+        """The flat vector with its slope and bend, and the log-determinant with the same of it.
+
+        The map is elementwise, so a product with ones is a diagonal.
+        """
+        ones = jnp.ones(self.dim)
+
+        def slope(y: jax.Array) -> jax.Array:
+            return jax.jvp(lambda y: self._unsheared(y)[0], (y,), (ones,))[1]
+
+        log_jacobian = jax.value_and_grad(lambda y: self._unsheared(y)[1])
+
+        @jax.jit
+        def bending(y: jax.Array) -> tuple[jax.Array, ...]:
+            first, bend = jax.jvp(slope, (y,), (ones,))
+            (value, gradient), (_, second) = jax.jvp(log_jacobian, (y,), (ones,))
+            return self._unsheared(y)[0], first, bend, value, gradient, second
+
+        def as_arrays(y: Array) -> tuple[Array, Array, Array, float, Array, Array]:
+            flat, first, bend, value, *of_jacobian = map(np.asarray, bending(jnp.asarray(y)))
+            return flat, first, bend, float(value), *of_jacobian
+
+        return as_arrays

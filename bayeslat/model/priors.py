@@ -136,11 +136,12 @@ class Prior:
         return found
 
 
-def _held(median: float, spread: float) -> Prior:
+def _held(median: float, spread: float, engine: float = 0.40) -> Prior:
     """A quantity that data seldom tell from its rivals: its scales are constants."""
     return Prior(
         median,
         spread,
+        engine=ScalePrior(engine, spread=0.0),
         gpu=ScalePrior(0.20, spread=0.0),
         model=ScalePrior(0.20, spread=0.0),
         stack=ScalePrior(0.15, spread=0.0),
@@ -156,7 +157,7 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         # Reading the weights once, 14 GB at 2.04 TB/s and 60 %, is 11 ms, or launching the kernels.
         "floor": Prior(12.0, 0.7, {"share": -0.15, "bandwidth": -0.55, "size": 0.57, "tp": -0.4}),
         # How much of the floor stays when the knee is passed: one host-bound engine in four.
-        "floor_share": Prior(0.27, 1.0, engine=ScalePrior(1.0, spread=0.0)),
+        "floor_share": _held(0.27, 1.0, engine=1.0),
         # The part of the token slope that no saturation touches; confounded with the rest of it.
         "slope_share": _held(0.08, 1.0),
         # Most data have no batch factor at all: at k_B = 2 it is 0.86 for one request, 0.98 for

@@ -54,7 +54,7 @@ class ModelSpec:
     terms: tuple[str, ...] = DEFAULT_TERMS
     likelihood: str = "student_t"
     priors: Mapping[str, Prior] = field(default_factory=dict)
-    discrepancy: bool = False
+    discrepancy: bool = True
 
     def __post_init__(self) -> None:
         unknown = [term for term in self.terms if term not in OPTIONAL_PARAMETERS]

@@ -13,9 +13,15 @@ from bayeslat.inference.gaussian import nearest_gaussian
 
 def target_of(derivatives, dim: int, leaves=(), near=()) -> SimpleNamespace:
     layout = arrow_layout(dim, [np.array(own) for own in leaves], [np.array(c) for c in near])
-    return SimpleNamespace(
-        derivatives=derivatives, structure=SimpleNamespace(layout=layout), dim=dim
-    )
+
+    def averaged(points):
+        found = [derivatives(y) for y in points]
+        return (
+            np.mean([each.gradient for each in found], axis=0),
+            -np.mean([each.hessian for each in found], axis=0),
+        )
+
+    return SimpleNamespace(averaged=averaged, structure=SimpleNamespace(layout=layout), dim=dim)
 
 
 def covariance(factor: ArrowFactor) -> np.ndarray:
@@ -36,7 +42,7 @@ def test_a_gaussian_is_recovered(arrow):
     if arrow:
         precision = np.where(meets(arrow), precision, 0.0) + 6.0 * np.eye(6)
     target = target_of(lambda y: Derivatives(0.0, -precision @ (y - mean), -precision), 6, **arrow)
-    centre, factor = nearest_gaussian(target, np.zeros(6), np.eye(6), np.random.default_rng(1))
+    centre, factor = nearest_gaussian(target, np.zeros(6), np.random.default_rng(1))
     np.testing.assert_allclose(centre, mean, atol=0.05)
     np.testing.assert_allclose(covariance(factor) @ precision, np.eye(6), atol=0.05)
 
@@ -60,7 +66,7 @@ def test_a_skewed_density_gets_its_mean_gradient_to_zero():
     shape = np.linspace(1.0, 10.0, 10)
     target = target_of(lambda y: Derivatives(0.0, shape - np.exp(y), -np.diag(np.exp(y))), 10)
     runs = [
-        nearest_gaussian(target, np.zeros(10), np.eye(10), np.random.default_rng(seed))
+        nearest_gaussian(target, np.zeros(10), np.random.default_rng(seed))
         for seed in range(20)
     ]
     centres = np.array([centre for centre, _ in runs])
@@ -90,8 +96,7 @@ def test_scales_are_found_where_the_joint_mode_has_none():
 
     target = target_of(derivatives, len(seen) + 1)
     start = np.append(seen, -2.0)
-    precision = -derivatives(start).hessian
-    centre, factor = nearest_gaussian(target, start, precision, np.random.default_rng(0))
+    centre, factor = nearest_gaussian(target, start, np.random.default_rng(0))
     best = optimize.minimize_scalar(marginal, bounds=(-3, 3), method="bounded").x
     assert abs(centre[-1] - best) < np.sqrt(covariance(factor)[-1, -1])
 
