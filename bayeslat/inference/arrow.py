@@ -217,9 +217,7 @@ def _with_held_tail(core: Array, tail: NDArray[np.bool_]) -> Array:
     left = core[np.ix_(tail, tail)] - white.T @ white
     values, vectors = np.linalg.eigh(left)
     held = core.copy()
-    held[np.ix_(tail, tail)] += (
-        vectors * np.maximum(MIN_TAIL_PRECISION - values, 0.0)
-    ) @ vectors.T
+    held[np.ix_(tail, tail)] += (vectors * np.maximum(MIN_TAIL_PRECISION - values, 0.0)) @ vectors.T
     return held
 
 

@@ -4,7 +4,7 @@ import os
 
 import jax
 
-__all__ = ["chains_at_once", "describe_device", "prepare_devices"]
+__all__ = ["chains_at_once", "describe_device", "own_cores", "prepare_devices"]
 
 
 def prepare_devices() -> None:
@@ -34,11 +34,15 @@ def chains_at_once(chains: int) -> int:
     return max(n for n in range(1, max(cores, 1) + 1) if chains % n == 0)
 
 
-def _cores() -> int:
+def own_cores() -> list[int]:
     """Cores that this process may use; all of them where the system does not say."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _cores() -> int:
+    return len(own_cores())
 
 
 def describe_device() -> str:

@@ -68,6 +68,7 @@ def nearest_gaussian(
         if not (np.isfinite(gradient).all() and np.isfinite(curvature).all()):
             radius *= 0.5  # the cloud reaches where the density is not a number
             continue
+        radius = min(1.0, 2.0 * radius)
         damping = min(DAMPING, 1.0 / (averaged + 1))
         precision = _blended(precision, curvature, damping)
         factor = layout.factor(precision)

@@ -25,9 +25,10 @@ from bayeslat.inference.gaussian import nearest_gaussian
 from bayeslat.inference.mode import climb
 from bayeslat.inference.resolution import term_resolution
 from bayeslat.inference.shear import Shear, shear_at
-from bayeslat.inference.starts import Start, starting_points
+from bayeslat.inference.starts import ROBUST_NU, Start, starting_points
 from bayeslat.inference.structure import SCALE_SUFFIX, structure_of
 from bayeslat.inference.target import Target
+from bayeslat.model.likelihood import NU_OFFSET
 from bayeslat.observations import Observations
 
 __all__ = ["Geometry", "gaussian_geometry", "recentred"]
@@ -208,6 +209,8 @@ def _initial_coordinates(target: Target, start: Start) -> Array:
     where = target.density.slices()
     y[where["quantities"]] = target.coordinates.from_quantities(start.quantities).ravel()
     y[where["log_sigma"]] = start.log_sigma
+    if "nu_excess_log__" in where:  # with which the noise was measured
+        y[where["nu_excess_log__"]] = np.log(ROBUST_NU - NU_OFFSET)
     if "log_sigma_mean" in where:
         y[where["log_sigma_mean"]] = np.mean(start.log_sigma)
     return y

@@ -87,7 +87,9 @@ class Shear:
         arguments = theta, self.w_1, self.context_tokens
         slope = jax.vmap(jax.jacfwd(self._log_latency), in_axes=(1, 0, 0))(*arguments)
 
-        def pulled(theta: jax.Array, w_1: jax.Array, context: jax.Array, pull: jax.Array) -> jax.Array:
+        def pulled(
+            theta: jax.Array, w_1: jax.Array, context: jax.Array, pull: jax.Array
+        ) -> jax.Array:
             return pull @ self._log_latency(theta, w_1, context)
 
         pull = jnp.einsum("dkp,dk->dp", self.gain, force)

@@ -22,6 +22,7 @@ __all__ = ["Target"]
 
 type Array = NDArray[np.float64]
 
+
 @dataclass(frozen=True, eq=False)  # compiled programs are found again by identity
 class Target:
     """Log-posterior of y, the model's value variables with the quantities in coordinates.
@@ -149,9 +150,7 @@ class Target:
             (slope.ravel(), (rows.ravel(), columns.ravel())), shape=(self.dim, self.dim)
         )
         prior, likelihood = (
-            Derivatives(
-                part.value, moves.T @ part.gradient, moves.T @ (moves.T @ part.hessian).T
-            )
+            Derivatives(part.value, moves.T @ part.gradient, moves.T @ (moves.T @ part.hessian).T)
             for part in (prior, likelihood)
         )
         likelihood.hessian[quantities[:, :, None], quantities[:, None, :]] -= bend

@@ -107,7 +107,7 @@ class ContinuedPrior:
     log_sigma, log_sigma_ratio : tuple of array, shapes (deployment,) and (deployment, deployment)
         Mean and covariance of the log relative noise, and of its ratio in prefills.
     log_nu_excess : tuple of float, optional
-        Mean and standard deviation of log(nu - 1), for families with a shape parameter.
+        Mean and standard deviation of log(nu - 3), for families with a shape parameter.
     discrepancy : Discrepancies, optional
         What the fleet says of the discrepancy.
     """
@@ -215,20 +215,29 @@ def _observe(
     )
     tau_C = parameters.pop("tau_C", None)
     of_points = {name: rows.spread(values) for name, values in parameters.items()}
-    mu = rows.of_rows(saturation.latency(of_points, batch, tokens, xp=pt))
-    if tau_C is not None:
-        context = np.nan_to_num(observations.context_tokens, nan=0.0)[rows.order]
-        mu = mu + rows.of_rows(rows.spread(tau_C)) * context
+    location = saturation.latency(of_points, batch, tokens, xp=pt)
     share = saturation.prefill_share(batch, tokens)
     log_sigma, log_ratio = (rows.spread(values) for values in log_noise)
     variance = rows.of_rows(pt.exp(2.0 * (log_sigma + share * log_ratio)))
     variance = variance / observations.n_averaged[rows.order]
+    factor: Any = 1.0
     if discrepancy is not None:
-        features = discrepancy.basis.features(batch, tokens)
-        mu = mu * rows.of_rows(pt.exp(rows.product(features, discrepancy.weights)))
+        features = discrepancy.basis.features(batch.ravel(), tokens.ravel())
+        by_chunk = features.reshape(*batch.shape, -1)
+        factor = pt.exp(rows.product(by_chunk, discrepancy.weights))
         missing = discrepancy.basis.missing(features)[rows.point]
         variance = variance + discrepancy.variance * missing
-    LIKELIHOODS[spec.likelihood](mu, pt.sqrt(variance), nu, observations.latency_ms[rows.order])
+    mu = rows.of_rows(location * factor)
+    if tau_C is not None:
+        context = np.nan_to_num(observations.context_tokens, nan=0.0)[rows.order]
+        mu = mu + rows.of_rows(rows.spread(tau_C) * factor) * context
+    LIKELIHOODS[spec.likelihood](
+        mu,
+        pt.sqrt(variance),
+        nu,
+        observations.latency_ms[rows.order],
+        observations.n_averaged[rows.order].astype(float),
+    )
 
 
 def _coords(spec: ModelSpec, design: FleetDesign, basis: Basis | None) -> dict[str, Any]:

@@ -171,6 +171,7 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
             0.05,
             1.0,
             {"bandwidth": -0.55, "size": 0.57, "tp": -0.5},
+            model=ScalePrior(0.5),
             engine=ScalePrior(0.8, spread=0.0),
         ),
         # One position's KV cache over the bandwidth: 512 KiB / 2.04 TB/s = 2.6e-4 ms.
@@ -182,7 +183,7 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         "m_S": Prior(1.5, 0.5),
         # Prefills launch more kernels and cannot replay a captured graph.
         "r_F": Prior(1.3, 0.4, gpu=ScalePrior(0.1), model=ScalePrior(0.1), stack=ScalePrior(0.1)),
-        "r_B": Prior(1.5, 0.7, engine=ScalePrior(0.8, spread=0.0)),
+        "r_B": _held(1.5, 0.7, engine=0.8),
     }
 )
 """Default prior of every pooled quantity."""

@@ -14,7 +14,7 @@ from bayeslat.schema import BASE_PARAMETERS, OPTIONAL_PARAMETERS, PARAMETERS
 
 __all__ = ["DEFAULT_TERMS", "ModelSpec"]
 
-DEFAULT_TERMS: Final = ("k_B", "tau_B", "tau_C", "r_F", "r_B")
+DEFAULT_TERMS: Final = ("tau_B", "tau_C", "r_F", "r_B")
 """Optional terms of the default model; `tau_C` counts only where contexts were recorded, `r_F` and
 `r_B` only where steps other than decode steps were."""
 
@@ -34,8 +34,7 @@ class ModelSpec:
         Priors that replace the defaults, by the name of the pooled quantity
         (`bayeslat.model.quantities`).
     discrepancy : bool
-        Whether a latency may stray smoothly from the formula (`bayeslat.discrepancy`). Not by
-        default: fleets of many deployments do not converge with it yet.
+        Whether a latency may stray smoothly from the formula (`bayeslat.discrepancy`).
 
     Raises
     ------
@@ -44,9 +43,9 @@ class ModelSpec:
 
     Notes
     -----
-    By default the pooling scales of k_B, overhead and slope_share are constants: data seldom tell
-    these from their rivals, and their scales then form funnels that no sampler walks through in
-    reasonable time. So are those of settings and engines, of which most fleets have too few. A
+    By default the pooling scales of floor_share, k_B, overhead and slope_share are constants: data
+    seldom tell these from their rivals (the knee's shape from the discrepancy), and their scales
+    then form funnels that no sampler walks through in reasonable time. So are those of settings and engines, of which most fleets have too few. A
     constant is a prior like another (it is not estimated from the data); give a `ScalePrior` with a
     positive spread to sample it.
     """

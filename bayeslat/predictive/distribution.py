@@ -188,7 +188,7 @@ class LatencyDistribution:
         return _shaped(self._mean_over_draws(points, means), shape)
 
     def std(self) -> Any:
-        """Standard deviation in milliseconds, infinite where a draw has nu <= 2."""
+        """Standard deviation in milliseconds, infinite where a draw has nu <= 2 (n nu for n steps)."""
         _, points, shape = self._broadcast(0.0)
         mean, square = np.empty(points.size), np.empty(points.size)
         for where, part in points.chunks(self._points_at_once):
@@ -209,21 +209,21 @@ class LatencyDistribution:
         _, points, shape = self._broadcast(0.0)
         picked = self.draws.take(rng.integers(self.draws.n_draws, size=size))
         mu, sigma = picked.location_and_scale(points)
-        scaled = sigma * picked.noise.standard_rvs(picked.nu[:, None], mu.shape, rng)
+        scaled = sigma * picked.noise.standard_rvs(picked.shape(points), mu.shape, rng)
         values = mu * np.exp(scaled) if picked.noise.log_scale else mu * (1.0 + scaled)
         return np.maximum(values, 0.0).reshape(size, *shape)
 
     def pdf(self, t_ms: ArrayLike) -> Any:
         """Density in 1/ms (the clipped mass at zero has none)."""
         t, points, shape = self._broadcast(t_ms)
-        noise, nu = self.draws.noise, self.draws.nu[:, None]
+        noise = self.draws.noise
         positive = np.where(t > 0.0, t, 1.0)
 
         def density(part: Points, where: slice) -> Array:
             (mu, sigma), at = self.draws.location_and_scale(part), positive[where]
             z = standardise(noise, at, mu, sigma)
             width = sigma * (at if noise.log_scale else mu)
-            return noise.standard_pdf(z, nu) / width
+            return noise.standard_pdf(z, self.draws.shape(part)) / width
 
         return _shaped(np.where(t > 0, self._mean_over_draws(points, density), 0.0), shape)
 
@@ -239,9 +239,11 @@ class LatencyDistribution:
     def _moments(self, points: Points) -> tuple[Array, Array]:
         """Mean and second moment of the latency in each draw, each of shape (draw, point)."""
         mu, sigma = self.draws.location_and_scale(points)
-        if (sigma == sigma[:, :1]).all():
-            sigma = sigma[:, :1]  # the moments cost more than all else and are often the same
-        first, second = self.draws.noise.moments(sigma, self.draws.nu[:, None])
+        nu = self.draws.shape(points)
+        if (sigma == sigma[:, :1]).all() and (points.n_averaged == points.n_averaged[:1]).all():
+            # The moments cost more than all else and are often the same.
+            sigma, nu = sigma[:, :1], nu[:, :1]
+        first, second = self.draws.noise.moments(sigma, nu)
         return mu * first, np.square(mu) * second
 
     def _broadcast(self, first: ArrayLike) -> tuple[Array, Points, tuple[int, ...]]:

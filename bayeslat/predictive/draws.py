@@ -67,6 +67,13 @@ class Points:
             self.n_averaged[where],
         )
 
+    def by_averaged(self) -> "list[tuple[float, Any]]":
+        """Each number of averaged steps with the place of its points."""
+        first = self.n_averaged[:1]
+        if (self.n_averaged == first).all():
+            return [(float(n), slice(None)) for n in first]
+        return [(float(n), self.n_averaged == n) for n in np.unique(self.n_averaged)]
+
     def chunks(self, size: int) -> "Iterator[tuple[slice, Points]]":
         """The points in pieces of at most `size`."""
         for start in range(0, self.size, size):
@@ -105,8 +112,8 @@ class DeploymentDraws:
         sigma = sqrt(sigma^2 sigma_ratio^(2 h) / n + missing scale^2)
 
     The noise averages out, the discrepancy does not: it is the same for each of the n steps. The
-    family stays that of a single step, which is exact for the normal; the mean of Student-t or
-    lognormal steps is nearer to a normal than its family says.
+    degrees of freedom of n steps add up to n nu, as those of independent variances do
+    (Satterthwaite, 1946). A mean of lognormal steps is nearer to a normal than its family says.
     """
 
     deployment: Deployment
@@ -154,13 +161,22 @@ class DeploymentDraws:
         mu, sigma = locate(*self._formula, *self._steps(points))
         return mu.T, sigma.T
 
+    def shape(self, points: Points) -> Array:
+        """Degrees of freedom at points, shape (draw, point)."""
+        return self.nu[:, None] * points.n_averaged
+
     def sf_mean(self, t_ms: Array, points: Points) -> Array:
         """P(T > t) of the mixture at each point, shape (point,)."""
         return self._in_blocks(sf_mean, t_ms, points)
 
     def sf_draws(self, t_ms: Array, points: Points) -> Array:
         """P(T > t) in each draw, shape (draw, point)."""
-        return sf_draws(*self._formula, *self._steps(points), *self._noise, t_ms).T
+        result = np.empty((self.n_draws, points.size))
+        for n, where in points.by_averaged():
+            part = points[where]
+            found = sf_draws(*self._formula, *self._steps(part), *self._noise(n), t_ms[where])
+            result[:, where] = found.T
+        return result
 
     def ppf_mean(self, q: Array, points: Points) -> Array:
         """Quantile of the mixture at each point, shape (point,).
@@ -175,23 +191,35 @@ class DeploymentDraws:
 
     def ppf_draws(self, q: Array, points: Points) -> Array:
         """Quantile in each draw, shape (draw, point)."""
-        levels, index = np.unique(q, return_inverse=True)
         mu, sigma = self.location_and_scale(points)
-        scaled = sigma * self.noise.standard_ppf(levels, self.nu[:, None])[:, index]
+        scaled = np.empty_like(sigma)
+        for n, where in points.by_averaged():
+            levels, index = np.unique(q[where], return_inverse=True)
+            standard = self.noise.standard_ppf(levels, n * self.nu[:, None])
+            scaled[:, where] = sigma[:, where] * standard[:, index]
         return mu * (np.exp(scaled) if self.noise.log_scale else np.maximum(1.0 + scaled, 0.0))
 
     def _in_blocks(self, kernel: Callable[..., Array], values: Array, points: Points) -> Array:
         """A kernel's answers block by block, on every core where there are several blocks."""
-        if points.size <= BLOCK:
-            return kernel(*self._formula, *self._steps(points), *self._noise, values)
-        formula, noise, result = self._formula, self._noise, np.empty(points.size)
+        formula, result = self._formula, np.empty(points.size)
+        blocks = []
+        for n, where in points.by_averaged():
+            noise = self._noise(n)
+            if points.size <= BLOCK:
+                part = points[where]
+                result[where] = kernel(*formula, *self._steps(part), *noise, values[where])
+            else:
+                order = np.arange(points.size)[where]
+                blocks += [(noise, order[i : i + BLOCK]) for i in range(0, order.size, BLOCK)]
 
-        def answer(block: tuple[slice, Points]) -> None:
-            where, part = block
+        def answer(block: tuple[tuple[Array, bool], NDArray[np.int64]]) -> None:
+            noise, where = block
+            part = points[where]
             result[where] = kernel(*formula, *self._steps(part), *noise, values[where])
 
-        with ThreadPoolExecutor(_cores()) as pool:
-            list(pool.map(answer, points.chunks(BLOCK)))
+        if blocks:
+            with ThreadPoolExecutor(_cores()) as pool:
+                list(pool.map(answer, blocks))
         return result
 
     def _steps(self, points: Points) -> tuple[Array, Array]:
@@ -223,10 +251,9 @@ class DeploymentDraws:
         sharp = bool(np.any(own["m_S"] != 1.0))
         return tiled(columns), tiled(weights), self.n_draws, sharp
 
-    @cached_property
-    def _noise(self) -> tuple[Array, bool]:
+    def _noise(self, n_averaged: float) -> tuple[Array, bool]:
         """Table of the noise's tail, and whether it stands on the log scale."""
-        nu = np.ascontiguousarray(self.nu, dtype=float)
+        nu = np.ascontiguousarray(n_averaged * self.nu, dtype=float)
         return _tables(self.family, nu.tobytes()), self.noise.log_scale
 
 

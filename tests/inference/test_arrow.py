@@ -7,6 +7,7 @@ import pytest
 
 from bayeslat.inference.arrow import (
     MIN_EIGENVALUE,
+    MIN_TAIL_PRECISION,
     ArrowFactor,
     ArrowLayout,
     arrow_layout,
@@ -150,13 +151,24 @@ def test_inverse_root_is_symmetric_in_units_and_batched():
     np.testing.assert_allclose(plain[1], inverse_root(precision[1]), rtol=1e-12)
 
 
-def test_small_and_negative_eigenvalues_are_clipped_after_scaling():
-    """Of a correlation matrix with eigenvalues 1 + c, 1 - c: the second is nearly zero or below."""
-    for correlation in (1.0 - 1e-6, 1.4):
+def test_only_what_is_not_definite_is_clipped_after_scaling():
+    """Of a correlation matrix with eigenvalues 1 + c, 1 - c: the second is small, or below zero."""
+    for correlation, least in ((1.0 - 1e-3, 1e-3), (1.4, MIN_EIGENVALUE)):
         scale = np.array([1.0, 1e3])
         precision = np.array([[1.0, correlation], [correlation, 1.0]]) * np.outer(scale, scale)
         root = inverse_root(precision)
         half = np.array([[1.0, 1.0], [1.0, -1.0]]) / np.sqrt(2.0)
-        values = np.array([1.0 + correlation, MIN_EIGENVALUE])
+        values = np.array([1.0 + correlation, least])
         expected = (half / values) @ half.T / np.outer(scale, scale)
         np.testing.assert_allclose(root @ root.T, expected, rtol=1e-8)
+
+
+def test_a_tail_keeps_a_least_precision_given_the_rest():
+    """A scale whose joint mode with what it scales runs away, beside one that does not."""
+    precision = np.diag([2.0, 3.0, 5.0, 50.0])
+    precision[0, 2] = precision[2, 0] = 4.0  # what is left of the scale: 5 - 16 / 2 = -3
+    layout = arrow_layout(4, [], [], tail=[2, 3])
+    factor = dense(layout.factor(precision), 4)
+    held = precision.copy()
+    held[2, 2] = 16.0 / 2.0 + MIN_TAIL_PRECISION
+    np.testing.assert_allclose(factor @ factor.T, np.linalg.inv(held), rtol=1e-10)

@@ -133,11 +133,7 @@ def test_the_structure_saves_hessian_products(target):
 
 
 def test_leaves_meet_in_the_core_alone(target, dense):
-    """Outside its blocks the arrow leaves no entry of the Hessian out, shared scales aside.
-
-    The scales of the discrepancy and nu touch the weights of every stack. The arrow leaves that out
-    on purpose: the map changes the walk and never the posterior.
-    """
+    """Outside its blocks the arrow leaves no entry of the Hessian out."""
     layout = target.structure.layout
     total = dense["prior"] + dense["likelihood"]
     kept = np.zeros(total.shape, dtype=bool)
@@ -146,10 +142,7 @@ def test_leaves_meet_in_the_core_alone(target, dense):
         for own, near in zip(leaf.own, leaf.near, strict=True):
             members = np.concatenate([own, layout.core[near]])
             kept[np.ix_(members, members)] = True
-    shared = np.zeros(target.dim, dtype=bool)
-    for name, where in target.density.slices().items():
-        shared[where] = name.startswith(("discrepancy_", "nu_"))
-    beyond = ~kept & ~shared[:, None] & ~shared
+    beyond = ~kept
     assert beyond.any()
     assert np.abs((total / units(total))[beyond]).max() < 1e-6
 
@@ -168,3 +161,31 @@ def test_without_a_discrepancy_all_is_core(steps):
     target = fleet_target(steps, ModelSpec(terms=(), discrepancy=False))
     assert target.structure.layout.leaves == ()
     np.testing.assert_array_equal(target.structure.layout.core, np.arange(target.dim))
+
+
+def test_a_sum_is_made_definite_block_by_block(target):
+    """Only what is negative in the likelihood of one deployment is taken away, in the prior's unit."""
+    rng = np.random.default_rng(4)
+    structure = target.structure
+    blocks = structure.blocks
+    prior = np.diag(rng.uniform(0.5, 2.0, target.dim))
+    own = blocks[0]
+    unit = np.sqrt(np.diag(prior)[own])
+    vectors = np.linalg.qr(rng.standard_normal((own.size, own.size)))[0]
+    values = np.where(np.arange(own.size) % 3 == 0, -2.0, 3.0)
+
+    def block(values: np.ndarray) -> np.ndarray:
+        full = np.zeros_like(prior)
+        full[np.ix_(own, own)] = (vectors * values) @ vectors.T * np.outer(unit, unit)
+        return full
+
+    found = structure.definite(prior, block(values))
+    np.testing.assert_allclose(found, prior + block(np.maximum(values, 0.0)), atol=1e-12)
+    assert np.linalg.eigvalsh(found).min() > 0.0
+
+
+def test_blocks_are_the_coordinates_of_each_deployment(target):
+    blocks = target.structure.blocks
+    assert np.unique(blocks).size == blocks.size
+    for deployment, own in enumerate(blocks):
+        assert set(target.structure.likelihood[own]) == {deployment}
