@@ -460,7 +460,7 @@ def fit(
     draws: int = 1000,
     tune: int = 300,
     chains: int = 4,
-    target_accept: float = 0.9,
+    target_accept: float = 0.8,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
     progress_bar: bool = False,

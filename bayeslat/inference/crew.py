@@ -19,13 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax import export
-from numpy.typing import NDArray
 
 from bayeslat.inference.nuts import Piece, Tuning
 
 __all__ = ["Crew", "crew_for"]
-
-type Array = NDArray[np.float64]
 
 
 class Crew:
@@ -65,7 +62,7 @@ class Crew:
             _tell(worker, "density", serialized)
 
     def run(
-        self, data: tuple[Any, ...], starts: Array, keys: Any, tuning: Tuning, n_pieces: int
+        self, data: tuple[Any, ...], starts: Any, keys: Any, tuning: Tuning, n_pieces: int
     ) -> Iterator[list[Piece]]:
         """Pieces of all chains, those of one worker after each other.
 

@@ -17,7 +17,7 @@ def prepare_devices() -> None:
     ``nuts={"chain_method": "vectorized"}``.
     """
     try:
-        jax.config.update("jax_num_cpu_devices", _cores())
+        jax.config.update("jax_num_cpu_devices", len(_cores()))
     except RuntimeError:
         return
 
@@ -30,19 +30,22 @@ def chains_at_once(chains: int) -> int:
     """
     if jax.default_backend() != "cpu":
         return chains
-    cores = min(_cores(), jax.local_device_count())
+    cores = min(len(_cores()), jax.local_device_count())
     return max(n for n in range(1, max(cores, 1) + 1) if chains % n == 0)
 
 
-def own_cores() -> list[int]:
+def own_cores(n: int) -> list[int]:
+    """`n` of the cores that this process may use; other processes begin with others."""
+    cores = _cores()
+    first = os.getpid() % len(cores)
+    return [cores[(first + i) % len(cores)] for i in range(n)]
+
+
+def _cores() -> list[int]:
     """Cores that this process may use; all of them where the system does not say."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-def _cores() -> int:
-    return len(own_cores())
 
 
 def describe_device() -> str:

@@ -20,7 +20,7 @@ type Array = NDArray[np.float64]
 N_PAIRS = 2
 """Antithetic pairs of points in the cloud of one round."""
 
-MAX_ROUNDS = 32
+MAX_ROUNDS = 24
 SETTLED_STEP = 1.5
 """Where no whitened coordinate wants to move further than this, only noise of the cloud is left."""
 

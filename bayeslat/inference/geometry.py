@@ -35,7 +35,7 @@ __all__ = ["Geometry", "gaussian_geometry", "recentred"]
 
 type Array = NDArray[np.float64]
 
-ROUGH_ROUNDS = 20
+ROUGH_ROUNDS = 14
 """Rounds towards the nearest Gaussian before the weights of a discrepancy are sheared there."""
 
 N_AVERAGED_HESSIANS = 8

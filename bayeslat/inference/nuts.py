@@ -1,4 +1,4 @@
-"""NUTS of numpyro in pieces, compiled once a posterior: a run of another length is the same program.
+"""NUTS of numpyro in pieces, compiled once a posterior and not once more for every length.
 
 A run is a sequence of pieces of `PIECE` transitions. So the program does not depend on the length,
 a bar can show how far it is, and what a CPU piles up during a long program is given back.
@@ -10,18 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 from numpyro.infer import NUTS
 
 __all__ = ["PIECE", "Piece", "Tuning", "pieces"]
 
-type Array = NDArray[np.float64]
-
 PIECE = 50
 """Transitions of one piece; chains that run at once wait for each other after each."""
 
-type Piece = tuple[Array, Array, Array, Array]
-"""Position, divergence, leapfrog steps and energy, each (chain, `PIECE`) first."""
+type Piece = tuple[Any, ...]
+"""Position, divergence, leapfrog steps and energy: arrays, each (chain, `PIECE`) first."""
 
 
 class Tuning(NamedTuple):
@@ -35,7 +32,7 @@ class Tuning(NamedTuple):
 def pieces(
     function: Callable[..., jax.Array],
     data: tuple[Any, ...],
-    starts: Array,
+    starts: Any,
     keys: Any,
     tuning: Tuning,
     n_pieces: int,

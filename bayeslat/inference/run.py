@@ -25,7 +25,7 @@ __all__ = ["SampledModel", "check_settings", "sample_model"]
 type Array = NDArray[np.float64]
 type Report = Callable[[str], None]
 
-PILOT_DRAWS: Final = 200
+PILOT_DRAWS: Final = 150
 MAX_PILOTS: Final = 2
 PILOT_RHAT: Final = 1.03
 """A pilot that mixes this well needs no better map."""

@@ -13,6 +13,7 @@ walk and never the posterior.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,16 +88,14 @@ class Shear:
         arguments = theta, self.w_1, self.context_tokens
         slope = jax.vmap(jax.jacfwd(self._log_latency), in_axes=(1, 0, 0))(*arguments)
 
-        def pulled(
-            theta: jax.Array, w_1: jax.Array, context: jax.Array, pull: jax.Array
-        ) -> jax.Array:
+        def pulled(theta: Any, w_1: Any, context: Any, pull: Any) -> jax.Array:
             return pull @ self._log_latency(theta, w_1, context)
 
         pull = jnp.einsum("dkp,dk->dp", self.gain, force)
         bend = jax.vmap(jax.hessian(pulled), in_axes=(1, 0, 0, 0))(*arguments, pull)
         return jnp.einsum("dkp,dpq->dkq", self.gain, slope), bend
 
-    def _log_latency(self, theta: jax.Array, w_1: jax.Array, context: jax.Array) -> jax.Array:
+    def _log_latency(self, theta: Any, w_1: Any, context: Any) -> jax.Array:
         """Logarithm of one deployment's formula, shape (point,)."""
         values = {name: theta[position] for position, name in enumerate(self.quantities)}
         parameters = to_parameters(values, w_1, xp=jnp)

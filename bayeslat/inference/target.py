@@ -157,11 +157,13 @@ class Target:
         return prior, likelihood
 
     @cached_property
-    def _shift(self) -> Callable[[jax.Array], jax.Array]:
+    def _shift(self) -> Callable[..., jax.Array]:
+        assert self.shear is not None
         return jax.jit(self.shear.shift)
 
     @cached_property
     def _shear_derivatives(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        assert self.shear is not None
         return jax.jit(self.shear.derivatives)
 
     @cached_property
@@ -192,7 +194,9 @@ class Target:
             return self._unsheared(y)[0], first, bend, value, gradient, second
 
         def as_arrays(y: Array) -> tuple[Array, Array, Array, float, Array, Array]:
-            flat, first, bend, value, *of_jacobian = map(np.asarray, bending(jnp.asarray(y)))
-            return flat, first, bend, float(value), *of_jacobian
+            found = [np.asarray(part) for part in bending(jnp.asarray(y))]
+            flat, first, bend, value, *of_jacobian = found
+            gradient, second = of_jacobian
+            return flat, first, bend, float(value), gradient, second
 
         return as_arrays

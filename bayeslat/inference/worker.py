@@ -26,7 +26,8 @@ def main(core: int) -> None:
         if kind == "density":
             function = _density(content)
             continue
-        _run(function, content, answers)
+        if function is not None:
+            _run(function, content, answers)
 
 
 def _density(serialized: bytes) -> Callable[..., Any]:
@@ -50,7 +51,7 @@ def _density(serialized: bytes) -> Callable[..., Any]:
     return log_density
 
 
-def _run(function: Callable[..., Any] | None, content: dict[str, Any], answers: Any) -> None:
+def _run(function: Callable[..., Any], content: dict[str, Any], answers: Any) -> None:
     import jax
     import jax.numpy as jnp
 

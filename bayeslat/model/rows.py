@@ -46,11 +46,11 @@ class RowLayout:
     point: NDArray[np.int64]
 
     def spread(self, values: Any) -> Any:
-        """Values of the deployments, shape (deployment,), over the chunks, (chunk, 1) (pytensor)."""
+        """Values of the deployments, shape (deployment,), by chunk, (chunk, 1) (pytensor)."""
         return values[self.owner][:, None]
 
     def product(self, features: NDArray[np.float64], weights: Any) -> Any:
-        """Product of each point's features with its deployment's weights, (chunk, CHUNK) (pytensor).
+        """Features times the deployment's own weights, shape (chunk, CHUNK) (pytensor).
 
         Parameters
         ----------

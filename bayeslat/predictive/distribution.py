@@ -188,7 +188,7 @@ class LatencyDistribution:
         return _shaped(self._mean_over_draws(points, means), shape)
 
     def std(self) -> Any:
-        """Standard deviation in milliseconds, infinite where a draw has nu <= 2 (n nu for n steps)."""
+        """Standard deviation in milliseconds, infinite where a draw has n nu <= 2."""
         _, points, shape = self._broadcast(0.0)
         mean, square = np.empty(points.size), np.empty(points.size)
         for where, part in points.chunks(self._points_at_once):

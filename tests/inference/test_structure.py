@@ -164,7 +164,7 @@ def test_without_a_discrepancy_all_is_core(steps):
 
 
 def test_a_sum_is_made_definite_block_by_block(target):
-    """Only what is negative in the likelihood of one deployment is taken away, in the prior's unit."""
+    """Only what is negative in one deployment's likelihood is taken away, in the prior's unit."""
     rng = np.random.default_rng(4)
     structure = target.structure
     blocks = structure.blocks

@@ -40,7 +40,7 @@ def sample(log_density: LogDensity, dim: int, settings: SamplerSettings) -> Samp
     n_pieces = -(-(settings.tune + settings.draws) // PIECE)
     n_waves = settings.chains // at_once
     if jax.default_backend() == "cpu" and at_once > 1 and dim >= MIN_CREW_DIM:
-        crew = crew_for(partial.func, partial.args, dim, own_cores()[:at_once])
+        crew = crew_for(partial.func, partial.args, dim, own_cores(at_once))
         order = np.arange(settings.chains).reshape(at_once, n_waves).T.ravel()
         run: Iterator[Piece] = (
             tuple(np.concatenate(part) for part in zip(*each, strict=True))
