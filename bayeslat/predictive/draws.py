@@ -196,7 +196,7 @@ class DeploymentDraws:
         for n, where in points.by_averaged():
             levels, index = np.unique(q[where], return_inverse=True)
             standard = self.noise.standard_ppf(levels, n * self.nu[:, None])
-            scaled[:, where] = sigma[:, where] * standard[:, index]
+            scaled[:, where] = sigma[:, where] * standard[..., index]
         return mu * (np.exp(scaled) if self.noise.log_scale else np.maximum(1.0 + scaled, 0.0))
 
     def _in_blocks(self, kernel: Callable[..., Array], values: Array, points: Points) -> Array:

@@ -59,7 +59,7 @@ def sampling(monkeypatch):
         monkeypatch.setattr(run, "SAMPLERS", {"fake": lambda *_: drawn})
         sampled = run.sample_model(
             None, None, (), np.ones(1), np.zeros(1, int), mean=np.ones(1), variance=np.ones(1),
-            sampler="fake", settings=SamplerSettings(draws=50), report=told.append,
+            basis=None, sampler="fake", settings=SamplerSettings(draws=50), report=told.append,
         )  # fmt: skip
         assert next(left, None) is None  # every run was used
         return sampled.verdict.max_rhat, told[1:]
@@ -68,11 +68,11 @@ def sampling(monkeypatch):
 
 
 def test_a_pilot_that_mixes_well_is_the_only_one(sampling):
-    assert sampling([1.02, 1.001]) == (1.001, ["pilot 1: 200 draws", "50 draws"])
+    assert sampling([1.02, 1.001]) == (1.001, ["pilot 1: 150 draws", "50 draws"])
 
 
 def test_a_second_pilot_follows_one_that_mixes_badly(sampling):
-    found = ["pilot 1: 200 draws", "pilot 2: 200 draws", "50 draws"]
+    found = ["pilot 1: 150 draws", "pilot 2: 150 draws", "50 draws"]
     assert sampling([1.2, 1.3, 1.001]) == (1.001, found)
 
 

@@ -19,6 +19,7 @@ from bayeslat.model.build import (
     observed_basis,
 )
 from bayeslat.model.design import fleet_design
+from bayeslat.model.likelihood import NU_OFFSET
 from bayeslat.model.pooling import (
     MIN_OWN_VARIANCE,
     feature_variances,
@@ -89,7 +90,9 @@ def likelihood_of_rows(steps: bl.Observations, spec: ModelSpec, values: dict, ba
         variance = variance + scale2 * (1.0 - np.sum(features**2, axis=1))
     t, sigma = steps.latency_ms, np.sqrt(variance)
     if spec.likelihood == "student_t":
-        return stats.t.logpdf(t, 1.0 + values["nu_excess"], mu, sigma * mu)
+        return stats.t.logpdf(
+            t, steps.n_averaged * (NU_OFFSET + values["nu_excess"]), mu, sigma * mu
+        )
     if spec.likelihood == "normal":
         return stats.norm.logpdf(t, mu, sigma * mu)
     return stats.lognorm.logpdf(t, sigma, scale=mu)

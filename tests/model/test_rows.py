@@ -38,7 +38,7 @@ def steps(request) -> bl.Observations:
 
 
 def owners(layout: RowLayout) -> np.ndarray:
-    return np.concatenate([np.repeat(layout.chunk_owner, CHUNK), layout.rest_owner])
+    return np.repeat(layout.owner, CHUNK)
 
 
 def test_rows_keep_their_design_and_deployment(steps):
@@ -49,15 +49,15 @@ def test_rows_keep_their_design_and_deployment(steps):
         (layout.total_tokens, steps.total_tokens),
         (owners(layout), steps.deployment_index),
     ):
-        np.testing.assert_array_equal(found[layout.point], column[layout.order])
+        np.testing.assert_array_equal(found.ravel()[layout.point], column[layout.order])
 
 
 def test_points_are_distinct_and_rows_of_one_follow_each_other(steps):
     layout = row_layout(steps)
-    points = np.stack([owners(layout), layout.batch_size, layout.total_tokens], axis=1)
-    assert len(np.unique(points, axis=0)) == len(points)
+    points = np.stack([owners(layout), layout.batch_size.ravel(), layout.total_tokens.ravel()])
+    asked = np.unique(layout.point)
+    assert np.unique(points[:, asked], axis=1).shape[1] == asked.size
     assert (np.diff(layout.point) >= 0).all()
-    assert set(layout.point) == set(range(len(points)))
 
 
 def test_spread_is_indexing_by_the_deployment_of_each_row(steps):
@@ -70,17 +70,21 @@ def test_spread_is_indexing_by_the_deployment_of_each_row(steps):
 def test_product_is_the_features_with_the_deployments_own_weights(steps):
     rng = np.random.default_rng(2)
     layout = row_layout(steps)
-    features = rng.standard_normal((layout.batch_size.size, 3))
+    features = rng.standard_normal((*layout.batch_size.shape, 3))
     weights = rng.standard_normal((3, len(steps.deployments)))
     found = layout.product(features, pt.as_tensor(weights)).eval()
-    expected = np.sum(features * weights[:, owners(layout)].T, axis=1)
+    expected = np.sum(features * weights.T[layout.owner][:, None, :], axis=-1)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
-def test_less_than_a_chunk_of_each_deployment_is_left_over(counts):
+def test_chunks_are_filled_up_with_a_point_of_their_own_deployment(counts):
     layout = row_layout(steps_of(counts))
-    points = np.array([n_points(count) for count in counts])
     members = range(len(counts))
-    assert [np.sum(layout.rest_owner == i) for i in members] == list(points % CHUNK)
-    assert [np.sum(layout.chunk_owner == i) for i in members] == list(points // CHUNK)
+    points = np.array([n_points(count) for count in counts])
+    assert [np.sum(layout.owner == i) for i in members] == list(-(-points // CHUNK))
+    asked = np.zeros(layout.batch_size.size, dtype=bool)
+    asked[layout.point] = True
+    place = np.stack([owners(layout), layout.batch_size.ravel(), layout.total_tokens.ravel()])
+    known = {tuple(each) for each in place[:, asked].T}
+    assert {tuple(each) for each in place[:, ~asked].T} <= known

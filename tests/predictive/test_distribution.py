@@ -74,7 +74,8 @@ def components(draws, step=STEP, n_averaged=1.0):
         return [stats.lognorm(s, scale=m) for m, s in zip(mu, sigma, strict=True)]
     if draws.family == "normal":
         return [stats.norm(m, s * m) for m, s in zip(mu, sigma, strict=True)]
-    return [stats.t(nu, m, s * m) for m, s, nu in zip(mu, sigma, draws.nu, strict=True)]
+    shape = n_averaged * draws.nu
+    return [stats.t(nu, m, s * m) for m, s, nu in zip(mu, sigma, shape, strict=True)]
 
 
 def direct_sf(draws, t, step=STEP, n_averaged=1.0):
@@ -117,6 +118,28 @@ def test_many_points_answer_as_each_alone():
     points = Points(*(a.astype(float) for a in (batch, tokens, context)))
     per_draw = draws.sf_draws(np.full(batch.size, 30.0), points)
     np.testing.assert_allclose(per_draw.mean(axis=0), together, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("family", ["student_t", "lognormal"])
+def test_steps_averaged_over_different_numbers_answer_as_each_alone(family):
+    draws = make_draws(family=family, nu=4.0 if family == "student_t" else np.inf, extended=True)
+    rng = np.random.default_rng(5)
+    averaged = rng.choice([1.0, 3.0, 10.0], BLOCK + 100)
+    together = LatencyDistribution(draws, *STEP, averaged)
+    answers = {
+        "sf": lambda each: each.sf(30.0),
+        "ppf": lambda each: each.ppf(0.95),
+        "pdf": lambda each: each.pdf(30.0),
+        "mean": lambda each: each.mean(),
+        "std": lambda each: each.std(),
+        "lower": lambda each: each.sf(30.0, credible=0.8).lower,
+        "quantile": lambda each: each.ppf(0.9, credible=0.8).upper,
+    }
+    for name, ask in answers.items():
+        found = ask(together)
+        for n in (1.0, 3.0, 10.0):
+            alone = ask(LatencyDistribution(draws, *STEP, n))
+            np.testing.assert_allclose(found[averaged == n], alone, rtol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize(("family", "nu"), FAMILIES)
