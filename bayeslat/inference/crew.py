@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -61,6 +62,11 @@ class Crew:
         for worker in self._workers:
             _tell(worker, "density", serialized)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether it has not been sent home."""
+        return bool(self._workers)
+
     def run(
         self, data: tuple[Any, ...], starts: Any, keys: Any, tuning: Tuning, n_pieces: int
     ) -> Iterator[list[Piece]]:
@@ -87,9 +93,13 @@ class Crew:
                 "n_pieces": n_pieces,
             }
             _tell(worker, "run", content)
-        with ThreadPoolExecutor(len(self._workers)) as pool:
-            for _ in range(len(shares[0]) * n_pieces):
-                yield list(pool.map(_hear, self._workers))
+        try:
+            with ThreadPoolExecutor(len(self._workers)) as pool:
+                for _ in range(len(shares[0]) * n_pieces):
+                    yield list(pool.map(_hear, self._workers))
+        except BaseException:  # what a worker still has to say is no answer to the next question
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the workers."""
@@ -98,7 +108,8 @@ class Crew:
             worker.wait()
             for stream in (worker.stdin, worker.stdout):
                 if stream is not None:
-                    stream.close()
+                    with suppress(OSError):  # what a dead worker has not read
+                        stream.close()
         self._workers = []
 
 
@@ -118,6 +129,8 @@ def crew_for(
 ) -> Crew:
     """The crew that knows a density: the one of the call before, or a new one."""
     place = _crew(function, dim, tuple(cores))
+    if place and not place[0].is_there:
+        place.clear()
     if not place:
         place.append(Crew(function, data, dim, cores))
     return place[0]
@@ -134,8 +147,11 @@ def _start(core: int) -> "subprocess.Popen[bytes]":
 
 def _tell(worker: "subprocess.Popen[bytes]", kind: str, content: Any) -> None:
     assert worker.stdin is not None
-    pickle.dump((kind, content), worker.stdin)
-    worker.stdin.flush()
+    try:
+        pickle.dump((kind, content), worker.stdin)
+        worker.stdin.flush()
+    except BrokenPipeError:
+        raise _ended(worker) from None
 
 
 def _hear(worker: "subprocess.Popen[bytes]") -> Piece:
@@ -143,7 +159,12 @@ def _hear(worker: "subprocess.Popen[bytes]") -> Piece:
     try:
         found: Piece = pickle.load(worker.stdout)
     except EOFError:
-        raise RuntimeError(
-            f"a sampling process ended with status {worker.wait()}; its message is above"
-        ) from None
+        raise _ended(worker) from None
     return found
+
+
+def _ended(worker: "subprocess.Popen[bytes]") -> RuntimeError:
+    return RuntimeError(
+        f"a sampling process ended with status {worker.wait()}, expected it to live as long as the"
+        " run; see its message above, if it left one, and the memory of this machine"
+    )

@@ -127,7 +127,7 @@ def plain_likelihood(
     log_sigma = pm.Deterministic("log_sigma", mean + device[gpu] + own)
     ratio_mean = pm.Normal("log_sigma_ratio_mean", 0, 0.5)
     log_ratio = pm.Normal("log_sigma_ratio", ratio_mean, 0.5, shape=n)
-    nu = 1 + pm.Gamma("nu_excess", 2, 0.1)
+    nu = 3 + pm.Gamma("nu_excess", 2, 0.1)
 
     slope, floor = pt.exp(pooled["slope"]), pt.exp(pooled["floor"])
     share = 1 / (1 + pt.exp(-pooled["floor_share"]))
@@ -175,7 +175,7 @@ def discrepancy_draws(posterior: xr.Dataset, steps: bl.Observations) -> dict[str
 
 def from_plain(posterior: xr.Dataset) -> dict[str, np.ndarray]:
     """Draws of every compared quantity, shape (chain, draw)."""
-    found = {"log nu - 1": np.log(posterior["nu_excess"].to_numpy())}
+    found = {"log nu - 3": np.log(posterior["nu_excess"].to_numpy())}
     for name in NAMES:
         for d in range(4):
             found[f"pooled {name} {d}"] = posterior[f"pooled {name}"].to_numpy()[..., d]
@@ -198,7 +198,7 @@ def from_plain(posterior: xr.Dataset) -> dict[str, np.ndarray]:
 def from_fleet(fleet: bl.FleetPosterior) -> dict[str, np.ndarray]:
     """The same quantities from a fitted fleet."""
     posterior = fleet.posterior
-    found = {"log nu - 1": np.log(posterior["nu"].to_numpy() - 1)}
+    found = {"log nu - 3": np.log(posterior["nu"].to_numpy() - 3)}
     pooled = pooled_of(fleet)
     for name in NAMES:
         own = posterior.sel(quantity=name)
