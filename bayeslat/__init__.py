@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         validate_steps,
         write_steps,
     )
-    from bayeslat.posterior import FleetPosterior, fit, load
+    from bayeslat.posterior import FleetPosterior, fit, load, load_released
     from bayeslat.predictive import Estimate, LatencyDistribution
     from bayeslat.profiling import DeviceProfile, profile_device
     from bayeslat.report import write_report
@@ -70,6 +70,7 @@ __all__ = [
     "fit",
     "load",
     "load_catalog",
+    "load_released",
     "profile_device",
     "read_steps",
     "simulate_fleet",
@@ -107,6 +108,7 @@ _HOMES = {
     "FleetPosterior": "bayeslat.posterior",
     "fit": "bayeslat.posterior",
     "load": "bayeslat.posterior",
+    "load_released": "bayeslat.posterior",
     "Estimate": "bayeslat.predictive",
     "LatencyDistribution": "bayeslat.predictive",
     "DeviceProfile": "bayeslat.profiling",

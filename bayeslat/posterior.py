@@ -32,10 +32,11 @@ from bayeslat.model.pooling import prior_draws
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations, validate_steps
 from bayeslat.predictive import DeploymentDraws, LatencyDistribution
+from bayeslat.released import load_released_tree, released_names
 from bayeslat.schema import PARAMETERS, Deployment
 from bayeslat.storage import load_tree, save_tree
 
-__all__ = ["FleetPosterior", "fit", "load"]
+__all__ = ["FleetPosterior", "fit", "load", "load_released"]
 
 N_PRIOR_DRAWS: Final = 4000
 MAX_NAMED: Final = 6
@@ -516,14 +517,35 @@ def fit(
 
 
 def load(path: str | Path) -> FleetPosterior:
-    """Read a posterior that `FleetPosterior.save` wrote.
+    """Read a posterior that `FleetPosterior.save` wrote, or one that comes with the package.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where it is; where nothing is, the name of a released posterior.
 
     Raises
     ------
     PosteriorFileError
         For a missing or damaged file, one that is no posterior, or one of another schema.
     """
+    if not Path(path).exists() and str(path) in released_names():
+        return load_released(str(path))
     return FleetPosterior(load_tree(Path(path)))
+
+
+def load_released(name: str) -> FleetPosterior:
+    """A posterior that comes with the package: ``"public-fleet"`` or ``"reference-fleet"``.
+
+    The first was fitted to publicly recorded steps, the second to simulated ones. Both start a
+    fleet that has no history: `FleetPosterior.cold_start` with a few steps of one's own.
+
+    Raises
+    ------
+    PosteriorFileError
+        For a name that is none, or a damaged file.
+    """
+    return FleetPosterior(load_released_tree(name))
 
 
 def _entries(new: GPU | LLM | Sequence[GPU | LLM]) -> tuple[GPU | LLM, ...]:

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import xarray as xr
 
@@ -15,8 +15,10 @@ __all__ = ["load_tree", "save_tree"]
 REQUIRED_ATTRIBUTES: Final = ("schema_version", "spec", "verdict")
 
 
-def save_tree(tree: xr.DataTree, path: Path) -> None:
+def save_tree(tree: xr.DataTree, path: Path, *, compressed: bool = False) -> None:
     """Write a tree; an existing file stays as it is until the new one is complete.
+
+    Compressed it is smaller and slower to write.
 
     Raises
     ------
@@ -28,11 +30,24 @@ def save_tree(tree: xr.DataTree, path: Path) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     try:
-        tree.to_netcdf(name, engine="h5netcdf")
+        tree.to_netcdf(name, engine="h5netcdf", encoding=_encoding(tree) if compressed else None)
         os.chmod(name, 0o644)  # temporary files are born private
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _encoding(tree: xr.DataTree) -> dict[str, dict[str, Any]]:
+    """Compression of every numeric variable."""
+    how = {"zlib": True, "complevel": 9, "shuffle": True}
+    return {
+        node.path: {
+            str(name): dict(how)
+            for name, each in node.data_vars.items()
+            if each.dtype.kind in "fiub"
+        }
+        for node in tree.subtree
+    }
 
 
 def load_tree(path: Path) -> xr.DataTree:

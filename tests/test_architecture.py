@@ -19,6 +19,7 @@ STAGES = (
     ("predictive",),
     ("decisions",),
     ("identifiability", "storage"),
+    ("released",),
     ("posterior",),
     ("checks",),
     ("plots",),

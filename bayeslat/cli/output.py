@@ -46,7 +46,10 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print machine-readable JSON alone on standard output.")
 ]
 PosteriorArgument = Annotated[
-    Path, typer.Argument(metavar="POSTERIOR", help="Posterior saved by fit or cold-start (.nc).")
+    Path,
+    typer.Argument(
+        metavar="POSTERIOR", help="Posterior saved by fit or cold-start (.nc), or public-fleet."
+    ),
 ]
 GpuOption = Annotated[str, typer.Option("--gpu", help="GPU, as named in the log.")]
 ModelOption = Annotated[str, typer.Option("--model", help="LLM, as named in the log.")]

@@ -1,0 +1,108 @@
+"""Fit and release the posteriors that come with the package: ``python models/rebuild.py``.
+
+`public-fleet` needs the recorded steps beside the repository, `reference-fleet` only the simulator.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bayeslat as bl
+from bayeslat.checks import predict_rows
+from bayeslat.released import write_released
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data" / "fleet_steps.csv"
+SEED = 20
+KEPT = {"public-fleet": 75, "reference-fleet": 250}
+"""Draws of each chain that a file of a few megabytes has room for."""
+
+PUBLIC_SOURCES = [
+    {
+        "repository": "hao-ai-lab/MuxServe",
+        "commit": "223148033454",
+        "licence": "Apache-2.0",
+        "engine": "muxserve",
+    },
+    {
+        "repository": "Mutinifni/splitwise-sim",
+        "commit": "8f99e7dc9b40",
+        "licence": "MIT",
+        "engine": "vllm",
+    },
+    {
+        "repository": "IBM/LLM-performance-prediction",
+        "commit": "3c66483f55d7",
+        "licence": "CDLA-Permissive-2.0",
+        "engine": "tgis",
+    },
+    {
+        "repository": "casys-kaist/LLMServingSim",
+        "commit": "5daddb21a545",
+        "licence": "MIT",
+        "engine": "vllm-0.19-kernels",
+    },
+]
+
+
+def scores(fleet: bl.FleetPosterior, steps: bl.Observations) -> dict[str, Any]:
+    """How the posterior tells the steps that it was fitted to."""
+    table = predict_rows(fleet, steps)
+    error = 100.0 * (table["p50"] / table["observed"] - 1.0).abs()
+    inside = 100.0 * table["pit"].between(0.05, 0.95)
+    by = table["deployment"]
+    return {
+        "in_sample": True,
+        "median_over_deployments_of_mape_percent": round(
+            float(error.groupby(by).mean().median()), 2
+        ),
+        "median_over_deployments_of_coverage_90_percent": round(
+            float(inside.groupby(by).mean().median()), 1
+        ),
+        "beyond_p99_percent": round(float(100.0 * np.mean(table["pit"] > 0.99)), 2),
+    }
+
+
+def steps_of(name: str) -> bl.Observations | None:
+    """What a posterior is fitted to; None where that is not here."""
+    if name == "reference-fleet":
+        return bl.validate_steps(bl.simulate_fleet().steps, source="simulated: simulate_fleet()")
+    return bl.read_steps(DATA) if DATA.is_file() else None
+
+
+def main() -> int:
+    """Fit and release what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=sorted(KEPT), help=f"some of {sorted(KEPT)}")
+    parser.add_argument("--draws", type=int, default=1000, help="of each chain, before thinning")
+    chosen = parser.parse_args()
+    for name in chosen.names:
+        if name not in KEPT:
+            print(f"rebuild: got {name!r}, expected some of {sorted(KEPT)}", file=sys.stderr)
+            return 2
+        steps = steps_of(name)
+        if steps is None:
+            print(f"rebuild: got no {DATA.name} beside the repository, expected the recorded steps"
+                  " there", file=sys.stderr)  # fmt: skip
+            return 2
+        fleet = bl.fit(steps, draws=chosen.draws, seed=SEED, progress=print)
+        print(fleet)
+        simulated = name == "reference-fleet"
+        described = {
+            "simulated": simulated,
+            "sources": [] if simulated else PUBLIC_SOURCES,
+            "licence": "Apache-2.0",
+            "scores": scores(fleet, steps),
+            "rebuild": f"python models/rebuild.py {name} --draws {chosen.draws}",
+        }
+        place = write_released(fleet.tree, name, draws=KEPT[name], described=described)
+        size = (place / "posterior.nc").stat().st_size
+        print(f"{place}: {size / 2**20:.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
