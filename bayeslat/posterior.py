@@ -461,7 +461,7 @@ def fit(
     draws: int = 1000,
     tune: int = 300,
     chains: int = 4,
-    target_accept: float = 0.8,
+    target_accept: float = 0.9,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
     progress_bar: bool = False,
@@ -535,10 +535,10 @@ def load(path: str | Path) -> FleetPosterior:
 
 
 def load_released(name: str) -> FleetPosterior:
-    """A posterior that comes with the package: ``"public-fleet"`` or ``"reference-fleet"``.
+    """A posterior that comes with the package, such as ``"reference-fleet"`` of simulated steps.
 
-    The first was fitted to publicly recorded steps, the second to simulated ones. Both start a
-    fleet that has no history: `FleetPosterior.cold_start` with a few steps of one's own.
+    It starts a fleet that has no history: `FleetPosterior.cold_start` with a few steps of one's
+    own.
 
     Raises
     ------

@@ -6,6 +6,7 @@
 import argparse
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ PUBLIC_SOURCES = [
 def scores(fleet: bl.FleetPosterior, steps: bl.Observations) -> dict[str, Any]:
     """How the posterior tells the steps that it was fitted to."""
     table = predict_rows(fleet, steps)
-    error = 100.0 * (table["p50"] / table["observed"] - 1.0).abs()
+    error = 100.0 * (table["median"] / table["observed"] - 1.0).abs()
     inside = 100.0 * table["pit"].between(0.05, 0.95)
     by = table["deployment"]
     return {
@@ -88,8 +89,13 @@ def main() -> int:
             print(f"rebuild: got no {DATA.name} beside the repository, expected the recorded steps"
                   " there", file=sys.stderr)  # fmt: skip
             return 2
-        fleet = bl.fit(steps, draws=chosen.draws, seed=SEED, progress=print)
-        print(fleet)
+        start = perf_counter()
+
+        def say(what: str, start: float = start) -> None:
+            print(f"{perf_counter() - start:.0f} s: {what}", flush=True)
+
+        fleet = bl.fit(steps, draws=chosen.draws, seed=SEED, progress=say)
+        say(str(fleet))
         simulated = name == "reference-fleet"
         described = {
             "simulated": simulated,

@@ -48,7 +48,7 @@ JsonOption = Annotated[
 PosteriorArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="POSTERIOR", help="Posterior saved by fit or cold-start (.nc), or public-fleet."
+        metavar="POSTERIOR", help="Posterior saved by fit or cold-start (.nc), or reference-fleet."
     ),
 ]
 GpuOption = Annotated[str, typer.Option("--gpu", help="GPU, as named in the log.")]

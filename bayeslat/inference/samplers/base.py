@@ -38,7 +38,7 @@ class SamplerSettings:
     draws: int = 1000
     tune: int = 300
     chains: int = 4
-    target_accept: float = 0.8
+    target_accept: float = 0.9
     max_depth: int = 8
     seed: int = 0
     progress: bool = False
