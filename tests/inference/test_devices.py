@@ -15,7 +15,7 @@ from bayeslat.inference import devices
     [(1, 4, 1), (2, 4, 2), (3, 4, 2), (2, 3, 1), (3, 3, 3), (16, 4, 4)],
 )
 def test_waves_are_equal_and_fit_the_cores(monkeypatch, cores, chains, expected):
-    monkeypatch.setattr(devices, "_cores", lambda: cores)
+    monkeypatch.setattr(devices, "_cores", lambda: list(range(cores)))
     monkeypatch.setattr(jax, "local_device_count", lambda: 100)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert devices.chains_at_once(chains) == expected
@@ -37,3 +37,9 @@ def test_importing_the_package_leaves_one_device_a_core():
     code = "import bayeslat.posterior, jax; print(jax.local_device_count())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(found.stdout) == len(os.sched_getaffinity(0))
+
+
+def test_cores_are_distinct_and_among_those_allowed(monkeypatch):
+    monkeypatch.setattr(devices, "_cores", lambda: [2, 5, 7])
+    assert sorted(devices.own_cores(3)) == [2, 5, 7]
+    assert len(set(devices.own_cores(2))) == 2
