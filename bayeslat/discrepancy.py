@@ -21,7 +21,7 @@ from scipy import linalg
 
 from bayeslat.saturation import prefill_share
 
-__all__ = ["LENGTH_SCALES", "Basis", "Discrepancy", "basis_for"]
+__all__ = ["LENGTH_SCALES", "MAX_CENTRES", "Basis", "Discrepancy", "basis_for"]
 
 type Array = NDArray[np.float64]
 
@@ -29,6 +29,8 @@ LENGTH_SCALES: Final = (0.7, 0.5)
 """Length scales in log S (a factor of two in tokens) and in the prefill share."""
 
 MAX_CENTRES: Final = 24
+"""Most features of a discrepancy."""
+
 MAX_MISSING: Final = 0.1
 """Centres are added until no measured design point, rounded to the grid, misses more variance."""
 
@@ -61,12 +63,6 @@ class Basis:
         """Number of features."""
         return len(self.centres)
 
-    @property
-    def design_points(self) -> tuple[Array, Array]:
-        """B and S at the centres, B at least one request."""
-        tokens = np.exp(self.centres[:, 0])
-        return np.maximum((1.0 - self.centres[:, 1]) * tokens, 1.0), tokens
-
     @cached_property
     def whitening(self) -> Array:
         """L^-T, shape (feature, feature): one product a query, where a solve checks and copies."""
@@ -91,6 +87,15 @@ class Basis:
             kernel = _kernel(points[part], self.centres, self.length_scales)
             np.matmul(kernel, self.whitening, out=result[part])
         return result
+
+    def correlations(self, batch_size: Any, total_tokens: Any) -> Array:
+        """Correlations of the process at design points with the centres, shape (point, feature)."""
+        points = _coordinates(batch_size, total_tokens)
+        return _kernel(points, self.centres, self.length_scales)
+
+    def interpolation(self, batch_size: Any, total_tokens: Any) -> Array:
+        """What maps values at the centres to those at design points, shape (point, feature)."""
+        return self.features(batch_size, total_tokens) @ self.whitening.T
 
     def missing(self, features: Array) -> Array:
         """Share of the prior variance that the features miss, from their last axis."""

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 import bayeslat as bl
+from bayeslat.model.spec import DEFAULT_TERMS
 from bayeslat.saturation import latency
 from bayeslat.schema import Deployment
 from bayeslat.simulate.formula import simulate_from_formula
@@ -47,7 +48,8 @@ TRUTH = {Deployment(gpu, llm): truth_of(gpu, llm) for gpu in SPEEDS for llm in S
 def fleet() -> bl.FleetPosterior:
     table = simulate_from_formula(TRUTH, rows_per_deployment=260, sigma=SIGMA, nu=NU, seed=5)
     steps = table[table["batch_size"] >= MIN_BATCH].reset_index(drop=True)
-    return bl.fit(bl.validate_steps(steps), draws=500, seed=6)
+    spec = bl.ModelSpec(terms=(*DEFAULT_TERMS, "k_B"))  # as the truth has it
+    return bl.fit(bl.validate_steps(steps), spec, draws=500, seed=6)
 
 
 def test_it_converged(fleet):

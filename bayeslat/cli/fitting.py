@@ -141,7 +141,7 @@ def fit(
         str, typer.Option("--sampler", help="numpyro, nutpie or blackjax.")
     ] = "numpyro",
     draws: Annotated[int, typer.Option("--draws", help="Draws of each chain.")] = 1000,
-    tune: Annotated[int, typer.Option("--tune", help="Warm-up draws of each chain.")] = 300,
+    tune: Annotated[int, typer.Option("--tune", help="Warm-up draws of each chain.")] = 200,
     chains: Annotated[int, typer.Option("--chains", help="Chains.")] = 4,
     seed: SeedOption = 0,
     allow_unconverged: Annotated[

@@ -5,7 +5,7 @@ it: prior and likelihood apart (their Hessians have different structure), and al
 raveled into one vector.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -57,6 +57,19 @@ class FlatDensity:
             found[name] = slice(start, stop)
             start = stop
         return found
+
+    def join(self, values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Flat vectors, shape (n, dim), of value variables by name, each (n, ...)."""
+        return np.concatenate(
+            [values[name].reshape(len(values[name]), -1) for name in self.names], axis=1
+        )
+
+    def split(self, flat: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Value variables of flat vectors, shape (..., dim), by name."""
+        return {
+            name: flat[..., where].reshape(*flat.shape[:-1], *self.shapes[name])
+            for name, where in self.slices().items()
+        }
 
 
 def flat_density(model: pm.Model) -> FlatDensity:

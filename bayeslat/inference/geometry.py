@@ -85,14 +85,9 @@ class Geometry:
 
     def to_values(self, draws: Array) -> dict[str, Array]:
         """Draws of u, shape (chain, draw, dim), to draws of the value variables by name."""
-        density = self.target.density
         y = jnp.asarray(self.to_coordinates(draws))
         flatten = jax.vmap(jax.vmap(lambda row: self.target.flatten(row)[0]))
-        flat = np.asarray(jax.jit(flatten)(y))
-        return {
-            name: flat[..., where].reshape(*flat.shape[:-1], *density.shapes[name])
-            for name, where in density.slices().items()
-        }
+        return self.target.density.split(np.asarray(jax.jit(flatten)(y)))
 
     def moved(self, centre: Array, factor: ArrowFactor) -> Self:
         """The same coordinates with another centre and linear map."""
@@ -111,7 +106,6 @@ def gaussian_geometry(
     variance: Array,
     basis: Basis | None = None,
     seed: int,
-    straighten: bool = True,
 ) -> Geometry:
     """Centre and whiten with the Gaussian nearest to the posterior.
 
@@ -133,14 +127,9 @@ def gaussian_geometry(
         Features of the discrepancy, where the model has one.
     seed : int
         Seed of the starts and of the cloud that the Gaussian is fitted with.
-    straighten : bool
-        Whether terms are straight lines above what the data resolve. Where the prior decides rather
-        than the data, logarithms are nearer to a Gaussian.
     """
     start = starting_points(observations, quantities, w_1, mean, np.sqrt(variance), seed=seed)
-    resolution = np.ones_like(start.quantities)
-    if straighten:
-        resolution = term_resolution(observations, quantities, w_1, start, variance, basis)
+    resolution = term_resolution(observations, quantities, w_1, start, variance, basis)
     density = flat_density(model)
     structure = structure_of(model, density, stack)
     target = Target(density, Coordinates(quantities, resolution), structure)

@@ -72,6 +72,7 @@ def _programs(
             potential_fn=lambda u: -function(*data, u),
             target_accept_prob=tuning.target_accept,
             max_tree_depth=tuning.max_depth,
+            adapt_mass_matrix=False,  # the map has whitened; a few hundred draws know less
         )
 
     def begin(data: tuple[Any, ...], start: jax.Array, key: jax.Array) -> Any:

@@ -1,12 +1,12 @@
-"""From a PyMC model to draws with a verdict: a Gaussian, pilots, the run that counts.
+"""From a PyMC model to draws with a verdict: a Gaussian, a pilot, the run that counts.
 
-The pilots only choose the linear map of the run that counts; none of their draws is kept. Where
-the run itself does not pass it serves as one more pilot, and a longer run follows.
+The pilot only chooses the linear map of the run that counts; none of its draws is kept. Where the
+run itself does not pass it serves as one more pilot, and a longer run follows.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pymc as pm
@@ -15,23 +15,28 @@ from numpy.typing import NDArray
 
 from bayeslat.discrepancy import Basis
 from bayeslat.errors import InputError
-from bayeslat.inference.convergence import MIN_ESS, ConvergenceVerdict, convergence_verdict
+from bayeslat.inference.convergence import (
+    MAX_RHAT,
+    MIN_ESS,
+    ConvergenceVerdict,
+    convergence_verdict,
+)
+from bayeslat.inference.density import flat_density
 from bayeslat.inference.geometry import Geometry, gaussian_geometry, recentred
 from bayeslat.inference.samplers import SAMPLERS, SamplerDraws, SamplerSettings
+from bayeslat.inference.tempering import SETS, temper
 from bayeslat.observations import Observations
 
-__all__ = ["SampledModel", "check_settings", "sample_model"]
+__all__ = ["SampledModel", "check_settings", "sample_from_prior", "sample_model"]
 
 type Array = NDArray[np.float64]
 type Report = Callable[[str], None]
 
 PILOT_DRAWS: Final = 150
-MAX_PILOTS: Final = 2
-PILOT_RHAT: Final = 1.03
-"""A pilot that mixes this well needs no better map."""
 LONGER: Final = (2.0, 6.0)
-"""Least and most that a second run is longer, where the first did not pass: as much as its
-effective sample size was short."""
+"""Least and most that a second run is longer, where the first did not pass."""
+MARGIN: Final = 1.5
+"""By how much a second run is to pass: its figures are themselves uncertain."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,6 @@ def sample_model(
     sampler: str,
     settings: SamplerSettings,
     report: Report,
-    straighten: bool = True,
 ) -> SampledModel:
     """Sample a model of `bayeslat.model.build`.
 
@@ -93,11 +97,9 @@ def sample_model(
         Of the run that counts.
     report : callable
         Told in a few words what begins.
-    straighten : bool
-        As in `bayeslat.inference.geometry.gaussian_geometry`.
     """
     check_settings(sampler, settings)
-    seeds = iter(np.random.SeedSequence(settings.seed).generate_state(MAX_PILOTS + 3).tolist())
+    seeds = iter(np.random.SeedSequence(settings.seed).generate_state(4).tolist())
     report("starting points, nearest Gaussian")
     geometry = gaussian_geometry(
         model,
@@ -109,39 +111,87 @@ def sample_model(
         variance=variance,
         basis=basis,
         seed=next(seeds),
-        straighten=straighten,
     )
 
-    def run(geometry: Geometry, **changes: Any) -> tuple[SampledModel, SamplerDraws]:
-        now = replace(settings, seed=next(seeds), **changes)
+    def run(geometry: Geometry, settings: SamplerSettings) -> tuple[SampledModel, SamplerDraws]:
+        now = replace(settings, seed=next(seeds))
         draws = SAMPLERS[sampler](geometry.log_density, geometry.dim, now)
-        return _labelled(model, geometry, draws, now.max_depth), draws
+        values = geometry.to_values(draws.position)
+        return _labelled(model, values, draws, now.max_depth), draws
 
-    for number in range(1, MAX_PILOTS + 1):
-        report(f"pilot {number}: {PILOT_DRAWS} draws")
-        pilot, draws = run(geometry, draws=PILOT_DRAWS)
-        geometry = recentred(geometry, draws.position)
-        if pilot.verdict.max_rhat <= PILOT_RHAT:
-            break
+    report(f"pilot: {PILOT_DRAWS} draws")
+    _, draws = run(geometry, replace(settings, draws=PILOT_DRAWS))
+    geometry = recentred(geometry, draws.position)
     report(f"{settings.draws} draws")
-    sampled, draws = run(geometry)
+    sampled, draws = run(geometry, settings)
     if not sampled.verdict.passed:
-        longer = _longer(sampled.verdict, settings.draws)
-        report(f"{sampled.verdict}; once more with {longer} draws")
-        sampled, _ = run(recentred(geometry, draws.position), draws=longer)
+        more = _more_careful(sampled.verdict, settings)
+        report(f"{sampled.verdict}; once more with {more.draws} draws")
+        sampled, _ = run(recentred(geometry, draws.position), more)
     return sampled
 
 
-def _longer(verdict: ConvergenceVerdict, draws: int) -> int:
-    """Draws of a second run; an effective sample size that is not a number counts as none."""
-    found = np.nan_to_num([verdict.min_ess_bulk, verdict.min_ess_tail]).min()
-    return round(draws * float(np.clip(MIN_ESS / max(found, 1.0), *LONGER)))
+def sample_from_prior(
+    model: pm.Model,
+    prior_draws: Callable[[int, np.random.Generator], dict[str, Array]],
+    *,
+    sampler: str,
+    settings: SamplerSettings,
+    report: Report,
+) -> SampledModel:
+    """Sample a model of few steps by populations that start in its prior.
+
+    Parameters
+    ----------
+    model : pymc.Model
+        From `bayeslat.model.build`.
+    prior_draws : callable
+        Value variables by name, each (n, ...), from n and a random generator.
+    sampler : str
+        Of chains; populations only check its name.
+    settings : SamplerSettings
+        Its chains, draws and seed count.
+    report : callable
+        Told in a few words what begins.
+    """
+    check_settings(sampler, settings)
+    density = flat_density(model)
+    rng = np.random.default_rng(settings.seed)
+
+    def run(draws: int) -> SampledModel:
+        size = -(-draws // SETS)
+        drawn = prior_draws(settings.chains * size, rng)
+        starts = density.join(drawn).reshape(settings.chains, size, -1)
+        found = temper(density, starts, settings, report)
+        return _labelled(model, density.split(found.position), found, settings.max_depth)
+
+    report(f"populations of {settings.draws} draws")
+    sampled = run(settings.draws)
+    if not sampled.verdict.passed:
+        more = _more_careful(sampled.verdict, settings).draws
+        report(f"{sampled.verdict}; once more with {more} draws")
+        sampled = run(more)
+    return sampled
+
+
+def _more_careful(verdict: ConvergenceVerdict, settings: SamplerSettings) -> SamplerSettings:
+    """A second run: longer by what the first lacked, in smaller steps where it diverged.
+
+    The excess of R-hat falls as effective sample size grows. Figures that are not numbers count as
+    the worst ones.
+    """
+    ess = np.nan_to_num([verdict.min_ess_bulk, verdict.min_ess_tail]).min()
+    excess = np.nan_to_num(verdict.max_rhat - 1.0, nan=np.inf) / (MAX_RHAT - 1.0)
+    lacking = MARGIN * max(MIN_ESS / max(ess, 1.0), excess)
+    longer = replace(settings, draws=round(settings.draws * float(np.clip(lacking, *LONGER))))
+    if verdict.divergences:
+        return replace(longer, target_accept=0.5 * (1.0 + settings.target_accept))
+    return longer
 
 
 def _labelled(
-    model: pm.Model, geometry: Geometry, draws: SamplerDraws, max_depth: int
+    model: pm.Model, values: dict[str, Array], draws: SamplerDraws, max_depth: int
 ) -> SampledModel:
-    values = geometry.to_values(draws.position)
     dims = {variable.name: variable_dims(model, variable.name) for variable in model.value_vars}
     dataset = xr.Dataset(
         {name: (("chain", "draw", *dims[name]), array) for name, array in values.items()},

@@ -3,15 +3,17 @@
 Where data are precise they fix the latency, and with it the sum of the formula's logarithm and the
 discrepancy: whatever a quantity changes in the first the weights take back. In the weights
 themselves that is a thin, bent ridge; as the weights' departure from what the data ask for at these
-quantities it is straight. With f the formula at the centres, L L' their covariance, A the
-information that the rows hold about the weights and s their prior standard deviation::
+quantities it is straight. With f the formula at the rows of a deployment, phi their features, V the
+variances of their noise and s the prior standard deviation of a weight::
 
-    w = v - inverse(1 / s^2 + A) A inverse(L) (log f(theta) - log f(theta_0))
+    w = v - inverse(1 / s^2 + phi' inverse(V) phi) phi' inverse(V) (log f(theta) - log f(theta_0))
 
-Where a deployment has no rows, A is zero and v is w. The map has a Jacobian of one: it changes the
-walk and never the posterior.
+The change of log f is followed at few of the rows and interpolated to the others. At points without
+rows the formula is free, and nothing may depend on it there. The map has a Jacobian of one: it
+changes the walk and never the posterior.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat import saturation
-from bayeslat.discrepancy import Basis
+from bayeslat.discrepancy import MAX_CENTRES, Basis, basis_for
 from bayeslat.model.priors import DISCREPANCY_OWN, DISCREPANCY_STACK
 from bayeslat.model.quantities import to_parameters
 from bayeslat.observations import Observations
@@ -45,10 +47,8 @@ class Shear:
         Names along the first axis of theta.
     w_1 : array, shape (deployment,)
         The gauge.
-    batch_size, total_tokens : array, shape (point,)
-        Design points at which the formula is compared, one a centre.
-    context_tokens : array, shape (deployment,)
-        Context of those points.
+    batch_size, total_tokens, context_tokens : array, shape (deployment, point)
+        Rows at which each deployment's formula is followed.
     gain : array, shape (deployment, basis, point)
         Response of the weights to a change of the formula's logarithm.
     origin : array, shape (quantity, deployment)
@@ -65,9 +65,10 @@ class Shear:
 
     def shift(self, theta: jax.Array) -> jax.Array:
         """What the weights give back at quantities theta, shape (deployment, basis)."""
-        change = jax.vmap(self._log_latency, in_axes=(1, 0, 0))
-        here = change(theta, self.w_1, self.context_tokens)
-        there = change(jnp.asarray(self.origin), self.w_1, self.context_tokens)
+        here, there = (
+            self._of_deployments(self._log_latency, jnp.asarray(where))
+            for where in (theta, self.origin)
+        )
         return jnp.einsum("dkp,dp->dk", self.gain, here - there)
 
     def derivatives(self, theta: jax.Array, force: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -85,23 +86,25 @@ class Shear:
         tuple of array
             Shapes (deployment, basis, quantity) and (deployment, quantity, quantity).
         """
-        arguments = theta, self.w_1, self.context_tokens
-        slope = jax.vmap(jax.jacfwd(self._log_latency), in_axes=(1, 0, 0))(*arguments)
-
-        def pulled(theta: Any, w_1: Any, context: Any, pull: Any) -> jax.Array:
-            return pull @ self._log_latency(theta, w_1, context)
-
+        slope = self._of_deployments(jax.jacfwd(self._log_latency), theta)
         pull = jnp.einsum("dkp,dk->dp", self.gain, force)
-        bend = jax.vmap(jax.hessian(pulled), in_axes=(1, 0, 0, 0))(*arguments, pull)
+
+        def pulled(theta: Any, w_1: Any, points: Any, pull: Any) -> jax.Array:
+            return pull @ self._log_latency(theta, w_1, points)
+
+        bend = self._of_deployments(jax.hessian(pulled), theta, pull)
         return jnp.einsum("dkp,dpq->dkq", self.gain, slope), bend
 
-    def _log_latency(self, theta: Any, w_1: Any, context: Any) -> jax.Array:
+    def _of_deployments(self, function: Callable[..., Any], theta: Any, *others: Any) -> jax.Array:
+        """A function of one deployment's quantities, gauge, points, ... at all of them."""
+        points = self.batch_size, self.total_tokens, self.context_tokens
+        return jax.vmap(function)(theta.T, self.w_1, points, *others)
+
+    def _log_latency(self, theta: Any, w_1: Any, points: Any) -> jax.Array:
         """Logarithm of one deployment's formula, shape (point,)."""
         values = {name: theta[position] for position, name in enumerate(self.quantities)}
         parameters = to_parameters(values, w_1, xp=jnp)
-        return jnp.log(
-            saturation.latency(parameters, self.batch_size, self.total_tokens, context, xp=jnp)
-        )
+        return jnp.log(saturation.latency(parameters, *points, xp=jnp))
 
 
 def shear_at(
@@ -138,11 +141,32 @@ def shear_at(
     variance = np.square(noise) / observations.n_averaged
     variance += WEIGHT_VARIANCE * basis.missing(features)
     prior = np.eye(basis.size) / WEIGHT_VARIANCE
-    gain, context = [], []
+    context = np.nan_to_num(observations.context_tokens, nan=0.0)
+    followed, gains = [], []
     for deployment in range(w_1.size):
-        own = owner == deployment
-        information = (features[own].T / variance[own]) @ features[own]
-        gain.append(np.linalg.solve(prior + information, information) @ basis.whitening.T)
-        context.append(np.nan_to_num(observations.context_tokens[own], nan=0.0).mean())
-    batch, tokens = basis.design_points
-    return Shear(quantities, w_1, batch, tokens, np.array(context), np.stack(gain), theta)
+        own = np.flatnonzero(owner == deployment)
+        weighted = features[own].T / variance[own]
+        response = np.linalg.solve(prior + weighted @ features[own], weighted)
+        points, interpolation = _followed_points(batch[own], tokens[own], context[own])
+        followed.append(points)
+        gains.append(response @ interpolation)
+    width = max(points.shape[1] for points in followed)
+    filled = np.stack(  # with the last point, which then counts for nothing
+        [np.pad(points, ((0, 0), (0, width - points.shape[1])), "edge") for points in followed]
+    )
+    gain = np.stack([np.pad(each, ((0, 0), (0, width - each.shape[1]))) for each in gains])
+    return Shear(quantities, w_1, filled[:, 0], filled[:, 1], filled[:, 2], gain, theta)
+
+
+def _followed_points(batch: Array, tokens: Array, context: Array) -> tuple[Array, Array]:
+    """Points that stand for all rows of a deployment, and the map of a function there to the rows.
+
+    The points are B, S and C, shape (3, point); C is the mean of the rows nearby.
+    """
+    if batch.size <= MAX_CENTRES:
+        return np.stack([batch, tokens, context]), np.eye(batch.size)
+    own = basis_for(batch, tokens)
+    near = own.correlations(batch, tokens)
+    rows = near.argmax(axis=0)
+    points = np.stack([batch[rows], tokens[rows], context @ near / near.sum(axis=0)])
+    return points, own.interpolation(batch, tokens)

@@ -11,13 +11,13 @@ from monte_carlo import mean_over_draws, z_bound
 import bayeslat as bl
 from bayeslat.catalog import load_catalog
 from bayeslat.errors import InputError
+from bayeslat.inference import cold_start
 from bayeslat.inference.cold_start import (
     _moved_along,
-    _predicted_discrepancy,
-    _predicted_log_sigma,
     predicted_newcomers,
 )
 from bayeslat.inference.effects import draw_effects
+from bayeslat.inference.prediction import _predicted_discrepancy, _predicted_log_sigma
 from bayeslat.inference.tree import deployment_coords
 from bayeslat.model import ModelSpec, Prior, ScalePrior
 from bayeslat.model.build import MIN_OWN_DISCREPANCY
@@ -279,11 +279,31 @@ def known_steps() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def conditioned(known_steps, few_steps) -> bl.FleetPosterior:
-    fleet = bl.fit(bl.validate_steps(known_steps), SPEC, seed=1)
-    found = fleet.cold_start(bl.load_catalog().gpu(LEFT_OUT.gpu), steps=few_steps, seed=2)
+def known_fleet(known_steps) -> bl.FleetPosterior:
+    return bl.fit(bl.validate_steps(known_steps), SPEC, seed=1)
+
+
+@pytest.fixture(scope="module")
+def conditioned(known_fleet, few_steps) -> bl.FleetPosterior:
+    found = known_fleet.cold_start(bl.load_catalog().gpu(LEFT_OUT.gpu), steps=few_steps, seed=2)
     assert found.verdict.passed, found.verdict
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("q", [0.5, 0.99])
+def test_populations_and_chains_agree(known_fleet, conditioned, few_steps, monkeypatch, q):
+    monkeypatch.setattr(cold_start, "FEW_STEPS", 0)
+    chains = known_fleet.cold_start(bl.load_catalog().gpu(LEFT_OUT.gpu), steps=few_steps, seed=4)
+    assert chains.verdict.leapfrogs != conditioned.verdict.leapfrogs  # two ways indeed
+    ours, theirs = log_quantiles(conditioned, q), log_quantiles(chains, q)
+    a, b = mean_over_draws(ours), mean_over_draws(theirs)
+    shift = np.abs(a.mean - b.mean) / np.hypot(a.error, b.error)
+    assert (shift < z_bound(shift.size)).all(), shift
+    widths = ours.std(axis=(0, 1)) / theirs.std(axis=(0, 1))
+    # The error of a standard deviation is 1 / sqrt(2 ESS) for a Gaussian; these are near one.
+    bound = z_bound(shift.size) / np.sqrt(min(a.ess.min(), b.ess.min()))
+    assert (np.abs(np.log(widths)) < bound).all(), widths
 
 
 @pytest.fixture(scope="module")

@@ -36,9 +36,9 @@ class SamplerSettings:
     """
 
     draws: int = 1000
-    tune: int = 300
+    tune: int = 200
     chains: int = 4
-    target_accept: float = 0.9
+    target_accept: float = 0.8
     max_depth: int = 8
     seed: int = 0
     progress: bool = False
