@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
+    from bayeslat.checks import leave_one_out
     from bayeslat.decisions import FeasibleRegion, FeasibleSet
     from bayeslat.errors import (
         BayeslatError,
@@ -68,6 +69,7 @@ __all__ = [
     "build_model",
     "concat",
     "fit",
+    "leave_one_out",
     "load",
     "load_catalog",
     "load_released",
@@ -84,6 +86,7 @@ _HOMES = {
     "GPU": "bayeslat.catalog",
     "LLM": "bayeslat.catalog",
     "load_catalog": "bayeslat.catalog",
+    "leave_one_out": "bayeslat.checks",
     "FeasibleRegion": "bayeslat.decisions",
     "FeasibleSet": "bayeslat.decisions",
     "BayeslatError": "bayeslat.errors",

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+import arviz as az
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslat.catalog import Catalog, load_catalog
@@ -13,12 +15,20 @@ from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import prior_draws
 from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_MEAN, NOISE_SCALE
 from bayeslat.model.spec import ModelSpec
+from bayeslat.noise import standardise
 from bayeslat.observations import Observations
 from bayeslat.posterior import FleetPosterior
 from bayeslat.predictive import DeploymentDraws, LatencyDistribution
+from bayeslat.predictive.draws import Points
 from bayeslat.schema import Deployment
 
-__all__ = ["PredictionScores", "predict_rows", "prior_predictive", "score_predictions"]
+__all__ = [
+    "PredictionScores",
+    "leave_one_out",
+    "predict_rows",
+    "prior_predictive",
+    "score_predictions",
+]
 
 LEVELS: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLUMNS: Final = ("lower_90", "lower_50", "median", "upper_50", "upper_90")
@@ -94,23 +104,82 @@ def predict_rows(
     InputError
         The posterior holds none of the deployments.
     """
+    tables = [
+        _predict(fleet, deployment, observations, rows)
+        for deployment, rows in _rows_of(fleet, observations, max_rows, seed)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _rows_of(
+    fleet: FleetPosterior, observations: Observations, max_rows: int | None, seed: int
+) -> list[tuple[Deployment, NDArray[np.int64]]]:
+    """Rows of each deployment that posterior and steps have in common."""
     rng = np.random.default_rng(seed)
-    tables = []
+    found = []
     for deployment in fleet.deployments:
         if deployment not in observations.deployments:
             continue
-        rows = observations.slice_of(deployment)
-        chosen = np.arange(rows.start, rows.stop)
-        if max_rows is not None and chosen.size > max_rows:
-            chosen = np.sort(rng.choice(chosen, max_rows, replace=False))
-        tables.append(_predict(fleet, deployment, observations, chosen))
-    if not tables:
+        own = observations.slice_of(deployment)
+        rows = np.arange(own.start, own.stop)
+        if max_rows is not None and rows.size > max_rows:
+            rows = np.sort(rng.choice(rows, max_rows, replace=False))
+        found.append((deployment, rows))
+    if not found:
         labels = ", ".join(item.label for item in observations.deployments[:6])
         raise InputError(
             f"got steps of {labels}, none of which this posterior holds, expected steps of its own"
             " deployments; give the steps that it was fitted on or new ones of the same deployments"
         )
-    return pd.concat(tables, ignore_index=True)
+    return found
+
+
+def leave_one_out(
+    fleet: FleetPosterior,
+    observations: Observations,
+    *,
+    max_rows: int | None = None,
+    seed: int = 0,
+) -> az.ELPDDataLOO:
+    """Expected log predictive density of left-out steps, by Pareto-smoothed importance sampling.
+
+    Vehtari, Gelman and Gabry (2017). Densities are those of the latency in 1/ms in every noise
+    family, so fits of the same steps with different models may be compared, with
+    ``arviz.compare({"with": loo, "without": other})`` for instance.
+
+    Parameters
+    ----------
+    fleet : FleetPosterior
+        The posterior, fitted to these steps.
+    observations : Observations
+        The steps.
+    max_rows, seed
+        As in `predict_rows`.
+
+    Returns
+    -------
+    arviz.ELPDDataLOO
+        ``elpd``, ``se`` and, for each step, ``elpd_i`` and ``pareto_k``.
+
+    Raises
+    ------
+    InputError
+        The posterior holds none of the deployments.
+    """
+    columns = []
+    for deployment, rows in _rows_of(fleet, observations, max_rows, seed):
+        draws = fleet.draws(deployment).thin(MAX_DRAWS)
+        points = Points(*_design(fleet, deployment, observations, rows))
+        (mu, sigma), t_ms = draws.location_and_scale(points), observations.latency_ms[rows]
+        z = standardise(draws.noise, t_ms, mu, sigma)
+        width = sigma * (t_ms if draws.noise.log_scale else mu)
+        columns.append(draws.noise.standard_logpdf(z, draws.shape(points)) - np.log(width))
+    log_likelihood = np.concatenate(columns, axis=1)[None]
+    groups = {
+        "log_likelihood": xr.Dataset({"latency_ms": (("chain", "draw", "row"), log_likelihood)})
+    }
+    # Thinned draws are nearly independent.
+    return az.loo(xr.DataTree.from_dict(groups), pointwise=True, reff=1.0)
 
 
 def score_predictions(table: pd.DataFrame) -> PredictionScores:
@@ -186,27 +255,34 @@ def _predict(
     observations: Observations,
     rows: NDArray[np.int64],
 ) -> pd.DataFrame:
-    batch, tokens = observations.batch_size[rows], observations.total_tokens[rows]
-    context = observations.context_tokens[rows]
-    context = np.where(np.isnan(context), fleet.typical_context(deployment) * batch, context)
     draws = fleet.draws(deployment).thin(MAX_DRAWS)
-    averaged = observations.n_averaged[rows].astype(float)
+    design = _design(fleet, deployment, observations, rows)
     # Repeated measurements of one design point share one prediction.
-    design = np.stack([batch, tokens, context, averaged])
     points, index = np.unique(design, axis=1, return_inverse=True)
     quantiles = _quantiles(LatencyDistribution(draws, *points))
     observed = observations.latency_ms[rows]
     return pd.DataFrame(
         {
             "deployment": deployment.label,
-            "batch_size": batch,
-            "total_tokens": tokens,
-            "context_tokens": context,
+            **dict(zip(("batch_size", "total_tokens", "context_tokens"), design, strict=False)),
             "observed": observed,
             **{name: values[index] for name, values in quantiles.items()},
             "pit": LatencyDistribution(draws, *design).cdf(observed),
         }
     )
+
+
+def _design(
+    fleet: FleetPosterior,
+    deployment: Deployment,
+    observations: Observations,
+    rows: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """B, S, C and the number of averaged steps, shape (4, row)."""
+    batch, tokens = observations.batch_size[rows], observations.total_tokens[rows]
+    context = observations.context_tokens[rows]
+    context = np.where(np.isnan(context), fleet.typical_context(deployment) * batch, context)
+    return np.stack([batch, tokens, context, observations.n_averaged[rows].astype(float)])
 
 
 def _quantiles(latency: LatencyDistribution) -> dict[str, NDArray[np.float64]]:

@@ -44,6 +44,9 @@ class NoiseFamily(Protocol):
     def standard_pdf(self, z: Array, nu: Array) -> Array:
         """Density of the standard variate."""
 
+    def standard_logpdf(self, z: Array, nu: Array) -> Array:
+        """Logarithm of the density, finite where the density underflows."""
+
     def standard_ppf(self, q: Array, nu: Array) -> Array:
         """Quantile of the standard variate."""
 
@@ -65,6 +68,9 @@ class _StudentT:
 
     def standard_pdf(self, z: Array, nu: Array) -> Array:
         return stats.t.pdf(z, nu)
+
+    def standard_logpdf(self, z: Array, nu: Array) -> Array:
+        return stats.t.logpdf(z, nu)
 
     def standard_ppf(self, q: Array, nu: Array) -> Array:
         return special.stdtrit(nu, q)
@@ -95,7 +101,10 @@ class _Normal:
         return special.ndtr(-z)
 
     def standard_pdf(self, z: Array, nu: Array) -> Array:
-        return np.exp(-0.5 * np.square(z)) / np.sqrt(2.0 * np.pi)
+        return np.exp(self.standard_logpdf(z, nu))
+
+    def standard_logpdf(self, z: Array, nu: Array) -> Array:
+        return -0.5 * (np.square(z) + np.log(2.0 * np.pi))
 
     def standard_ppf(self, q: Array, nu: Array) -> Array:
         return special.ndtri(q)

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayeslat.checks import predict_rows, prior_predictive, score_predictions
+from bayeslat.checks import leave_one_out, predict_rows, prior_predictive, score_predictions
+from bayeslat.predictive import LatencyDistribution
 from bayeslat.schema import Deployment
 
 
@@ -35,6 +36,32 @@ def test_missing_context_is_replaced_by_the_typical_one(tiny_fleet, tiny_steps):
     table = predict_rows(tiny_fleet, bl.validate_steps(frame))
     typical = tiny_fleet.typical_context(tiny_fleet.deployments[0])
     assert table["context_tokens"][0] == typical * table["batch_size"][0]
+
+
+def test_leave_one_out_is_the_harmonic_mean_of_densities(tiny_fleet, tiny_steps):
+    """Of rows whose importance weights need no smoothing (Gelfand, Dey and Chang, 1992)."""
+    found = leave_one_out(tiny_fleet, tiny_steps, max_rows=20)
+    assert found.n_data_points == 20 * len(tiny_fleet.deployments)
+    assert (found.pareto_k < found.good_k).all()
+    deployment = tiny_fleet.deployments[0]
+    rows = tiny_steps.slice_of(deployment)
+    chosen = np.sort(np.random.default_rng(0).choice(np.arange(rows.start, rows.stop), 20, False))
+    for position, row in enumerate(chosen):
+        step = {
+            "batch_size": tiny_steps.batch_size[row],
+            "total_tokens": tiny_steps.total_tokens[row],
+            "context_tokens": tiny_steps.context_tokens[row],
+        }
+        draws = tiny_fleet.draws(deployment).thin(1000)
+        densities = np.array(
+            [
+                LatencyDistribution(draws.take([i]), **step).pdf(tiny_steps.latency_ms[row])
+                for i in range(draws.n_draws)
+            ]
+        )
+        # What smoothing changes is small where the tail index is small.
+        expected = -np.log(np.mean(1.0 / densities))
+        assert float(found.elpd_i[position]) == pytest.approx(expected, abs=0.05)
 
 
 def test_scores_of_a_table_by_hand():

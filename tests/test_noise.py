@@ -26,6 +26,8 @@ def test_standard_variate_is_scipys(name, nu):
     q = np.linspace(0.001, 0.999, 33)
     np.testing.assert_allclose(family.standard_sf(z, nu), reference.sf(z), rtol=1e-10)
     np.testing.assert_allclose(family.standard_pdf(z, nu), reference.pdf(z), rtol=1e-10)
+    far = 100.0 * z  # where a normal density is zero in double precision
+    np.testing.assert_allclose(family.standard_logpdf(far, nu), reference.logpdf(far), rtol=1e-10)
     np.testing.assert_allclose(family.standard_ppf(q, nu), reference.ppf(q), rtol=1e-8, atol=1e-12)
 
 

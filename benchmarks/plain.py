@@ -1,0 +1,95 @@
+"""The same posterior written as a tutorial would: non-centred effects, sampled as they stand.
+
+Priors and likelihood are those of `bayeslat.model.build`; effects are sampled instead of being
+integrated out, in no coordinates but their own.
+"""
+
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+
+import bayeslat as bl
+from bayeslat.model.build import (
+    MIN_OWN_DISCREPANCY,
+    _coords,
+    _Discrepancy,
+    _observe,
+    _pooling_scale,
+    observed_basis,
+)
+from bayeslat.model.design import fleet_design
+from bayeslat.model.likelihood import shape_parameter
+from bayeslat.model.pooling import (
+    MIN_OWN_VARIANCE,
+    feature_variances,
+    fixed_variances,
+    prior_mean,
+)
+from bayeslat.model.priors import (
+    DISCREPANCY_OWN,
+    DISCREPANCY_STACK,
+    NOISE_GPU_SPREAD,
+    NOISE_MEAN,
+    NOISE_RATIO,
+    NOISE_SCALE,
+    POOLING_LEVELS,
+)
+
+__all__ = ["plain_model"]
+
+
+def plain_model(observations: bl.Observations, spec: bl.ModelSpec) -> pm.Model:
+    """The model with ``quantities`` and ``log_sigma`` as deterministics of standard normals."""
+    design = fleet_design(observations.deployments, bl.load_catalog())
+    basis = observed_basis(observations, spec)
+    with pm.Model(coords=_coords(spec, design, basis)) as model:
+        scales = {level: _pooling_scale(spec, level) for level in POOLING_LEVELS}
+        variances = feature_variances(fixed_variances(spec, design), scales, design, pt)
+        n_quantities, n_deployments = len(spec.quantities), len(design.deployments)
+        effects = pm.Normal("z_features", shape=(n_quantities, design.features.shape[1]))
+        own = pm.Normal("z_deployment", shape=(n_quantities, n_deployments))
+        own_scale = pt.sqrt(pt.square(scales["deployment"]) + MIN_OWN_VARIANCE)[:, None]
+        quantities = pm.Deterministic(
+            "quantities",
+            prior_mean(spec, design)
+            + pt.dot(pt.sqrt(variances) * effects, design.features.T)
+            + own_scale * own,
+        )
+        noise = _noise(design), _ratio(n_deployments)
+        discrepancy = _discrepancy(design, basis) if basis is not None else None
+        _observe(observations, spec, design.w_1, quantities, noise, shape_parameter(), discrepancy)
+    return model
+
+
+def _noise(design: Any) -> Any:
+    location = pm.Normal("log_sigma_mean", mu=np.log(NOISE_MEAN[0]), sigma=NOISE_MEAN[1])
+    gpus = design.levels["gpu"]
+    device = pm.Normal("z_gpu", shape=len(gpus.names))
+    spread = pm.LogNormal("log_sigma_scale", mu=np.log(NOISE_SCALE[0]), sigma=NOISE_SCALE[1])
+    own = pm.Normal("z_sigma", shape=len(design.deployments))
+    return pm.Deterministic(
+        "log_sigma", location + NOISE_GPU_SPREAD * device[gpus.index] + spread * own
+    )
+
+
+def _ratio(n_deployments: int) -> Any:
+    location = pm.Normal("log_sigma_ratio_mean", sigma=NOISE_RATIO[0])
+    return location + NOISE_RATIO[1] * pm.Normal("z_ratio", shape=n_deployments)
+
+
+def _discrepancy(design: Any, basis: Any) -> Any:
+    shared, own = (
+        pm.LogNormal(name, mu=np.log(prior[0]), sigma=prior[1])
+        for name, prior in (
+            ("discrepancy_stack_scale", DISCREPANCY_STACK),
+            ("discrepancy_own_scale", DISCREPANCY_OWN),
+        )
+    )
+    stacks = design.levels["stack"]
+    of_stack = pm.Normal("z_stack", shape=(basis.size, len(stacks.names)))
+    of_own = pm.Normal("z_weights", shape=(basis.size, len(design.deployments)))
+    own_scale = pt.sqrt(pt.square(own) + MIN_OWN_DISCREPANCY)
+    weights = shared * of_stack[:, stacks.index] + own_scale * of_own
+    return _Discrepancy(basis, weights, pt.square(shared) + pt.square(own))
