@@ -167,17 +167,11 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         # token is a tenth of the floor. A token would double the latency of single requests.
         "overhead": _held(0.1, 0.7),
         # Per-request work outside the matrix products: attention launches, sampling, bookkeeping.
-        # Its scales are constants: where a log hardly shows the cost it may be next to nothing, and
-        # a scale that grows with that possibility opens a long tail of the logarithm.
         "tau_B": Prior(
             0.05,
             1.0,
             {"bandwidth": -0.55, "size": 0.57, "tp": -0.5},
-            gpu=ScalePrior(0.20, spread=0.0),
-            model=ScalePrior(0.50, spread=0.0),
             engine=ScalePrior(0.80, spread=0.0),
-            stack=ScalePrior(0.15, spread=0.0),
-            deployment=ScalePrior(0.08, spread=0.0),
         ),
         # One position's KV cache over the bandwidth: 512 KiB / 2.04 TB/s = 2.6e-4 ms.
         "tau_C": Prior(3e-4, 0.8, {"bandwidth": -0.9, "kv": 0.9, "tp": -0.9}),
@@ -188,7 +182,7 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         "m_S": Prior(1.5, 0.5),
         # Prefills launch more kernels and cannot replay a captured graph.
         "r_F": Prior(1.3, 0.4, gpu=ScalePrior(0.1), model=ScalePrior(0.1), stack=ScalePrior(0.1)),
-        "r_B": _held(1.5, 0.7, engine=0.8),
+        "r_B": Prior(1.5, 0.7, engine=ScalePrior(0.80, spread=0.0)),
     }
 )
 """Default prior of every pooled quantity."""
