@@ -6,6 +6,7 @@ walk and never the posterior.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -128,16 +129,22 @@ def gaussian_geometry(
     seed : int
         Seed of the starts and of the cloud that the Gaussian is fitted with.
     """
-    start = starting_points(observations, quantities, w_1, mean, np.sqrt(variance), seed=seed)
-    resolution = term_resolution(observations, quantities, w_1, start, variance, basis)
     density = flat_density(model)
-    structure = structure_of(model, density, stack)
-    target = Target(density, Coordinates(quantities, resolution), structure)
+    target = Target(
+        density, Coordinates(quantities, np.ones_like(mean)), structure_of(model, density, stack)
+    )
+    with ThreadPoolExecutor(1) as pool:  # a compiler leaves other cores alone
+        compiling = pool.submit(target.compile)
+        start = starting_points(observations, quantities, w_1, mean, np.sqrt(variance), seed=seed)
+        resolution = term_resolution(observations, quantities, w_1, start, variance, basis)
+        compiling.result()
+    target = target.moved(coordinates=Coordinates(quantities, resolution))
     y = climb(target, _initial_coordinates(target, start), _free_in_climb(target))
     rng = np.random.default_rng([seed, 1])  # the starts have taken the seed itself
     if basis is not None:
         y, _ = nearest_gaussian(target, y, rng, rounds=ROUGH_ROUNDS)
-        target = target.sheared(_shear(target, y, observations, quantities, w_1, basis))
+        shear = _shear(target, y, observations, quantities, w_1, basis)
+        target = target.moved(shear=shear)
     centre, factor = nearest_gaussian(target, y, rng)
     return Geometry(target, centre, factor)
 

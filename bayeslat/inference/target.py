@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -66,11 +66,22 @@ class Target:
         theta, log_jacobian = self.coordinates.to_quantities(y[block].reshape(shape))
         return jnp.concatenate([y[: block.start], theta.ravel(), y[block.stop :]]), log_jacobian
 
-    def sheared(self, shear: Shear) -> Self:
-        """The same posterior in coordinates with this shear; nothing compiled is lost."""
-        target = replace(self, shear=shear)
+    def moved(self, **changes: Any) -> Self:
+        """The same posterior in other coordinates or with another shear; nothing compiled is lost.
+
+        Parameters
+        ----------
+        coordinates, shear
+            As of the class.
+        """
+        target = replace(self, **changes)
         target.__dict__.update(_prior=self._prior, _likelihood=self._likelihood)
         return target
+
+    def compile(self) -> None:
+        """Compile what takes longest, the Hessians of prior and likelihood."""
+        for part in (self._prior, self._likelihood):
+            part(self.density.initial)
 
     def log_prior(self, y: jax.Array) -> jax.Array:
         """Log-prior of y, Jacobian included."""
