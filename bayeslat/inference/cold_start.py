@@ -44,6 +44,10 @@ type Array = NDArray[np.float64]
 FEW_STEPS = 100
 """Steps a deployment up to which the prior decides much, and chains may lose their way."""
 
+FEW_DEPLOYMENTS = 12
+"""Deployments up to which populations are used: a covariance of two thousand particles tells a few
+hundred coordinates, and all particles see all steps."""
+
 
 @dataclass(frozen=True)
 class Newcomers:
@@ -127,7 +131,7 @@ def conditioned_newcomers(
     measured = np.array([design.deployments.index(item) for item in steps.deployments])
     prior = _continued_prior(fleet, prediction.of(measured), basis)
     model = build_continued_model(steps, spec, design.w_1[measured], prior)
-    if len(steps) <= FEW_STEPS * measured.size:
+    if measured.size <= FEW_DEPLOYMENTS and len(steps) <= FEW_STEPS * measured.size:
         sampled = sample_from_prior(
             model, partial(_prior_draws, prior), sampler=sampler, settings=settings, report=report
         )

@@ -94,13 +94,15 @@ def temper(
     rng = np.random.default_rng(settings.seed)
     walk = _Walk(density, rng)
     position = jnp.asarray(starts.reshape(-1, dim))
-    population = _Population(position, jax.jit(jax.vmap(density.likelihood))(position))
+    log_likelihood = jax.jit(jax.vmap(density.likelihood))(position)
+    # In the prior's far tails the formula may overflow.
+    population = _Population(position, jnp.nan_to_num(log_likelihood, nan=-jnp.inf))
     power, n_powers = 0.0, 0
     while power < 1.0:
-        log_likelihood = np.asarray(population.log_likelihood).reshape(chains, size)
-        rise = _rise(log_likelihood, 1.0 - power)
+        fit = np.asarray(population.log_likelihood).reshape(chains, size)
+        rise = _rise(fit, 1.0 - power)
         power = min(1.0, power + rise)
-        weights = _weights(log_likelihood, rise)
+        weights = _weights(fit, rise)
         factor = _factor(np.asarray(population.position), weights.ravel() / chains)
         picks = np.concatenate(
             [chain * size + _systematic(row, rng) for chain, row in enumerate(weights)]
