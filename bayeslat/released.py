@@ -103,13 +103,15 @@ def write_released(
     kept = xr.DataTree.from_dict(
         {group: _thinned(tree[group].to_dataset(), draws) for group in GROUPS}
     )
-    kept.attrs = dict(tree.attrs)
+    # Where the file lay on somebody's machine is nobody else's business.
+    source = Path(tree.attrs["data_source"]).name
+    kept.attrs = {**tree.attrs, "data_source": source}
     save_tree(kept, place / FILE, compressed=True)
     verdict = tree.attrs["verdict"]
     card = {
         "name": name,
         **described,
-        "data": {key: tree.attrs[key] for key in ("data_fingerprint", "data_source", "n_rows")},
+        "data": {key: kept.attrs[key] for key in ("data_fingerprint", "data_source", "n_rows")},
         "draws": {axis: int(kept["posterior"].sizes[axis]) for axis in ("chain", "draw")},
         "verdict": json.loads(verdict) if verdict else None,
         "spec": json.loads(tree.attrs["spec"]),

@@ -47,6 +47,14 @@ def test_a_released_posterior_answers(name):
     assert "L40S" in new.gpus[0]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_path_of_a_machine_is_in_what_is_released(name):
+    folder = released._folder() / name
+    assert "/" not in card_of(name)["data"]["data_source"]
+    assert "/" not in load_released_tree(name).attrs["data_source"]
+    assert b'"/' not in (folder / released.CARD).read_bytes()
+
+
 def test_no_row_of_the_data_is_in_a_released_file():
     """Parameters have no dimension as long as the data."""
     for name in NAMES:
