@@ -142,6 +142,13 @@ def table(cells: list[dict[str, Any]], fits: list[dict[str, Any]]) -> str:
         f" {cell['peak_gb']:.2f} |"
         for cell in cells
     ]
+    lines += [
+        "",
+        "The gradient is linear in design points up to about 100,000 rows; beyond, the arrays of a"
+        " pass over the rows no longer fit the cache, and the same row costs up to twice as much."
+        " With few rows the coordinates decide. The Hessian is a dense matrix: its memory and the"
+        " time to assemble it grow with the square of the coordinates.",
+    ]
     if fits:
         lines += [
             "",
