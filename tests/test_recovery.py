@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 import bayeslat as bl
-from bayeslat.model.spec import DEFAULT_TERMS
 from bayeslat.saturation import latency
 from bayeslat.schema import Deployment
 from bayeslat.simulate.formula import simulate_from_formula
@@ -16,7 +15,7 @@ SPEEDS = {"A100-80GB": 1.0, "H100-80GB": 2.1, "L40S": 0.75}
 SIZES = {"llama-7b": 6.738 / 7.0, "llama-13b": 13.016 / 7.0}
 SIGMA, NU = 0.04, 5.0
 MIN_BATCH = 8
-"""Without small batches nothing tells how the batch saturates."""
+"""Without small batches nothing tells how the batch saturates, which the fitted model leaves out."""
 
 POINTS = {
     "batch_size": np.array([8, 32, 100, 16, 40]),
@@ -48,8 +47,7 @@ TRUTH = {Deployment(gpu, llm): truth_of(gpu, llm) for gpu in SPEEDS for llm in S
 def fleet() -> bl.FleetPosterior:
     table = simulate_from_formula(TRUTH, rows_per_deployment=260, sigma=SIGMA, nu=NU, seed=5)
     steps = table[table["batch_size"] >= MIN_BATCH].reset_index(drop=True)
-    spec = bl.ModelSpec(terms=(*DEFAULT_TERMS, "k_B"))  # as the truth has it
-    return bl.fit(bl.validate_steps(steps), spec, draws=500, seed=6)
+    return bl.fit(bl.validate_steps(steps), draws=500, seed=6)
 
 
 def test_it_converged(fleet):
@@ -98,9 +96,7 @@ def test_medians_are_within_a_few_per_cent(fleet):
     assert np.abs(errors).max() < 0.05
 
 
-def test_what_the_data_cannot_tell_is_marked(fleet):
+def test_what_the_data_tell_is_marked(fleet):
     table = fleet.identifiability().set_index("quantity")
-    # With at least eight requests the batch factor is above 1 - exp(-16) at the truth.
-    assert not table.loc["k_B", "informed"].any()
     assert table.loc["slope", "informed"].all()
     assert table.loc["floor", "informed"].all()
