@@ -15,7 +15,7 @@ SPEEDS = {"A100-80GB": 1.0, "H100-80GB": 2.1, "L40S": 0.75}
 SIZES = {"llama-7b": 6.738 / 7.0, "llama-13b": 13.016 / 7.0}
 SIGMA, NU = 0.04, 5.0
 MIN_BATCH = 8
-"""Without small batches nothing tells how the batch saturates, which the fitted model leaves out."""
+"""The fitted model leaves out how the batch saturates: from eight requests on, nothing tells."""
 
 POINTS = {
     "batch_size": np.array([8, 32, 100, 16, 40]),
