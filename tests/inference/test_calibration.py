@@ -233,7 +233,7 @@ def quantities(
 def ranks(model, steps, truths, data) -> dict[str, np.ndarray]:
     """Rank of each truth among thinned posterior draws, by quantity; shape (replicate,)."""
     replicates = Replicates(model, steps, data)
-    draws = SAMPLERS["numpyro"](replicates.log_density, replicates.dim, SETTINGS)
+    draws = SAMPLERS["blackjax"](replicates.log_density, replicates.dim, SETTINGS)
     posterior = quantities(replicates, steps, replicates.flat(draws.position))
     truth = quantities(replicates, steps, np.array([true_flat(model, each) for each in truths]))
     # First gate: the thinned draws are nearly independent.
