@@ -365,6 +365,7 @@ class FleetPosterior:
         sampler: str = "numpyro",
         draws: int = 1000,
         seed: int = 0,
+        retry: bool = True,
         progress: Callable[[str], None] | None = None,
     ) -> Self:
         """Posterior of deployments on a GPU, or of an LLM, that the fleet has not seen.
@@ -378,7 +379,7 @@ class FleetPosterior:
         deployments : sequence of Deployment, optional
             What to predict; by default the steps' deployments and the newcomers crossed with the
             fleet's combinations of the rest.
-        sampler, draws, seed, progress
+        sampler, draws, seed, retry, progress
             As in `fit`; used only with steps.
 
         Returns
@@ -412,7 +413,7 @@ class FleetPosterior:
         if observations is None:
             found = predicted_newcomers(self.posterior, self.spec, targets, catalog, seed=seed)
         else:
-            settings = SamplerSettings(draws=draws, seed=seed)
+            settings = SamplerSettings(draws=draws, seed=seed, retry=retry)
             check_settings(sampler, settings)
             found = conditioned_newcomers(
                 self.posterior,
@@ -463,6 +464,7 @@ def fit(
     chains: int = 4,
     target_accept: float = 0.8,
     seed: int = 0,
+    retry: bool = True,
     progress: Callable[[str], None] | None = None,
     progress_bar: bool = False,
 ) -> FleetPosterior:
@@ -480,6 +482,8 @@ def fit(
         ``"numpyro"`` (default), ``"nutpie"`` or ``"blackjax"``.
     draws, tune, chains, target_accept, seed
         Of the sampler. Runs on an accelerator where JAX sees one.
+    retry : bool
+        Whether a run that does not pass its verdict is followed by a longer one.
     progress : callable, optional
         Told in a few words what begins.
     progress_bar : bool
@@ -503,6 +507,7 @@ def fit(
         target_accept=target_accept,
         seed=seed,
         progress=progress_bar,
+        retry=retry,
     )
     check_settings(sampler, settings)
     tree = sample_fleet(

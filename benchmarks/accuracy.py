@@ -38,6 +38,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--contenders", nargs="+", choices=names, default=names)
     parser.add_argument("--draws", type=int, default=1000, help="a chain, of bayeslat's fits")
     parser.add_argument("--chains", type=int, default=4, help="of bayeslat's fits")
+    parser.add_argument("--no-retry", action="store_true",
+                        help="take bayeslat's first run whatever its verdict")  # fmt: skip
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "accuracy",
                         help="folder of fits, forecasts and scores")  # fmt: skip
     parser.add_argument("--limit", type=int, help="only so many tasks a split; not for results")
@@ -57,7 +59,8 @@ def run_split(
             start = perf_counter()
             forecast = contender.forecast(task)
             seconds = perf_counter() - start
-            store.write(task, contender.name, forecast, seconds, _version(contender))
+            rhat = getattr(contender, "max_rhat", float("nan"))
+            store.write(task, contender.name, forecast, seconds, _version(contender), rhat)
             print(f"{task.split}, {task.name}: {contender.name}, {seconds:.1f} s", flush=True)
 
 
@@ -71,8 +74,8 @@ def kept_records(tasks: Sequence[Task], store: Store) -> pd.DataFrame:
     for name in (*(rival.name for rival in all_rivals()), OURS):
         found = [store.read(task, name) for task in tasks]
         if all(each is not None for each in found):
-            for task, (forecast, seconds) in zip(tasks, found, strict=True):
-                records += score_records(task, name, forecast, seconds)
+            for task, kept in zip(tasks, found, strict=True):
+                records += score_records(task, name, kept)
     return pd.DataFrame(records)
 
 
@@ -93,7 +96,9 @@ def main() -> int:
               " there, beside the repository", file=sys.stderr)  # fmt: skip
         return 2
     frame, store = read_frame(DATA), Store(chosen.cache)
-    ours = Bayeslat(chosen.cache, draws=chosen.draws, chains=chosen.chains)
+    ours = Bayeslat(
+        chosen.cache, draws=chosen.draws, chains=chosen.chains, retry=not chosen.no_retry
+    )
     everyone = (*all_rivals(), ours)
     contenders = [each for each in everyone if slug(each.name) in chosen.contenders]
     for split in chosen.split:

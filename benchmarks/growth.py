@@ -17,6 +17,8 @@ from typing import Any, Final
 import matplotlib
 import numpy as np
 
+from timing import repeated
+
 matplotlib.use("Agg")
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -98,20 +100,10 @@ def cost_of(observations: Any) -> dict[str, Any]:
         "points": int(np.unique(row_layout(observations).point).size),
         "dim": density.dim,
         "compile_s": compiled,
-        "gradient_ms": 1e3 * fastest(lambda: jax.block_until_ready(gradient(y))),
-        "hessian_ms": 1e3 * fastest(lambda: target.derivatives(density.initial), repeats=2),
+        "gradient_ms": 1e3 * min(repeated(lambda: jax.block_until_ready(gradient(y)), REPEATS)),
+        "hessian_ms": 1e3 * min(repeated(lambda: target.derivatives(density.initial), 2)),
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
-
-
-def fastest(call: Any, repeats: int = REPEATS) -> float:
-    """Seconds of the fastest of some calls."""
-    seconds = []
-    for _ in range(repeats):
-        start = perf_counter()
-        call()
-        seconds.append(perf_counter() - start)
-    return min(seconds)
 
 
 def in_fresh_process(deployments: int, rows: int, *flags: str) -> dict[str, Any]:

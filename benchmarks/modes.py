@@ -20,8 +20,9 @@ from bayeslat.inference.geometry import Geometry, gaussian_geometry
 from bayeslat.inference.mode import climb
 from bayeslat.inference.structure import SCALE_SUFFIX
 from bayeslat.inference.target import Target
-from bayeslat.model.build import build_model, observed_basis
+from bayeslat.model.build import build_model
 from bayeslat.model.design import fleet_design
+from bayeslat.model.observed import observed_basis
 from bayeslat.model.pooling import marginal_variance, prior_mean
 
 RESULTS: Final = Path(__file__).parent / "results" / "modes.md"

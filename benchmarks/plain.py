@@ -11,16 +11,10 @@ import pymc as pm
 import pytensor.tensor as pt
 
 import bayeslat as bl
-from bayeslat.model.build import (
-    MIN_OWN_DISCREPANCY,
-    _coords,
-    _Discrepancy,
-    _observe,
-    _pooling_scale,
-    observed_basis,
-)
+from bayeslat.model.build import model_coords, pooling_scale
 from bayeslat.model.design import fleet_design
 from bayeslat.model.likelihood import shape_parameter
+from bayeslat.model.observed import DiscrepancyTerm, observe, observed_basis
 from bayeslat.model.pooling import (
     MIN_OWN_VARIANCE,
     feature_variances,
@@ -30,6 +24,7 @@ from bayeslat.model.pooling import (
 from bayeslat.model.priors import (
     DISCREPANCY_OWN,
     DISCREPANCY_STACK,
+    MIN_OWN_DISCREPANCY,
     NOISE_GPU_SPREAD,
     NOISE_MEAN,
     NOISE_RATIO,
@@ -44,8 +39,8 @@ def plain_model(observations: bl.Observations, spec: bl.ModelSpec) -> pm.Model:
     """The model with ``quantities`` and ``log_sigma`` as deterministics of standard normals."""
     design = fleet_design(observations.deployments, bl.load_catalog())
     basis = observed_basis(observations, spec)
-    with pm.Model(coords=_coords(spec, design, basis)) as model:
-        scales = {level: _pooling_scale(spec, level) for level in POOLING_LEVELS}
+    with pm.Model(coords=model_coords(spec, design, basis)) as model:
+        scales = {level: pooling_scale(spec, level) for level in POOLING_LEVELS}
         variances = feature_variances(fixed_variances(spec, design), scales, design, pt)
         n_quantities, n_deployments = len(spec.quantities), len(design.deployments)
         effects = pm.Normal("z_features", shape=(n_quantities, design.features.shape[1]))
@@ -59,7 +54,7 @@ def plain_model(observations: bl.Observations, spec: bl.ModelSpec) -> pm.Model:
         )
         noise = _noise(design), _ratio(n_deployments)
         discrepancy = _discrepancy(design, basis) if basis is not None else None
-        _observe(observations, spec, design.w_1, quantities, noise, shape_parameter(), discrepancy)
+        observe(observations, spec, design.w_1, quantities, noise, shape_parameter(), discrepancy)
     return model
 
 
@@ -92,4 +87,4 @@ def _discrepancy(design: Any, basis: Any) -> Any:
     of_own = pm.Normal("z_weights", shape=(basis.size, len(design.deployments)))
     own_scale = pt.sqrt(pt.square(own) + MIN_OWN_DISCREPANCY)
     weights = shared * of_stack[:, stacks.index] + own_scale * of_own
-    return _Discrepancy(basis, weights, pt.square(shared) + pt.square(own))
+    return DiscrepancyTerm(basis, weights, pt.square(shared) + pt.square(own))

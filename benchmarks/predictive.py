@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special
@@ -25,12 +25,16 @@ from bayeslat.predictive import DeploymentDraws, LatencyDistribution
 from bayeslat.predictive.draws import Points
 from bayeslat.predictive.kernels import tail_table
 from bayeslat.schema import Deployment
+from timing import once, repeated
 
 RESULT = Path(__file__).parent / "results" / "predictive.md"
 N_DRAWS = 1_000
 N_POINTS = 100_000
 MANY_POINTS = 1_000_000
 SLA_MS = 50.0
+ONE = (16, 512, 8_000.0)
+"""The step of the questions about one."""
+
 NUS = (1.2, 2.0, 3.0, 5.0, 10.0, 50.0)
 
 type Row = tuple[str, float, float | None, float | None]
@@ -110,58 +114,63 @@ def scipy_ppf(draws: DeploymentDraws, q: float, *step: np.ndarray) -> list[float
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median over repeats, after one more."""
     run()
-    times = []
-    for _ in range(repeats):
-        start = perf_counter()
-        run()
-        times.append(perf_counter() - start)
-    return median(times)
-
-
-def once(run: Callable[[], object]) -> float:
-    start = perf_counter()
-    run()
-    return perf_counter() - start
+    return median(repeated(run, repeats))
 
 
 def time_rows(draws: DeploymentDraws) -> list[Row]:
-    one = (16, 512, 8_000.0)
-    step = tuple(map(np.atleast_1d, one))
-    distribution = LatencyDistribution(draws, *one)
-    plain = seconds(partial(scipy_sf, draws, SLA_MS, *step), 50)
+    """Question, seconds, seconds of the plain implementation, target."""
+    points = design()
+    thousand = tuple(values[:1_000] for values in points["random"])
+    return [
+        *probability_rows(draws, points),
+        *extended_rows(extended(draws), points["random"]),
+        *quantile_rows(draws, thousand),
+        *inversion_rows(draws),
+    ]
+
+
+def probability_rows(draws: DeploymentDraws, points: dict[str, Any]) -> list[Row]:
+    distribution = LatencyDistribution(draws, *ONE)
+    plain = seconds(partial(scipy_sf, draws, SLA_MS, *map(np.atleast_1d, ONE)), 50)
     rows: list[Row] = [
         (
             "P(T > SLA), 1 point, construction included",
-            seconds(lambda: LatencyDistribution(draws, *one).sf(SLA_MS), 2_000),
+            seconds(lambda: LatencyDistribution(draws, *ONE).sf(SLA_MS), 2_000),
             plain,
             1e-4,
         ),
         ("P(T > SLA), 1 point", seconds(lambda: distribution.sf(SLA_MS), 2_000), plain, 1e-4),
     ]
-    points = design()
     for name, steps in points.items():
         run = seconds(lambda steps=steps: LatencyDistribution(draws, *steps).sf(SLA_MS), 3)
         plain = once(partial(scipy_sf, draws, SLA_MS, *steps))
         rows.append((f"P(T > SLA), 1e5 points, {name}", run, plain, 2.0))
-    full = extended(draws)
-    rows += [
+    return rows
+
+
+def extended_rows(full: DeploymentDraws, points: tuple[np.ndarray, ...]) -> list[Row]:
+    return [
         (
             "P(T > SLA), 1 point, every term and discrepancy, construction included",
-            seconds(lambda: LatencyDistribution(full, *one).sf(SLA_MS), 2_000),
+            seconds(lambda: LatencyDistribution(full, *ONE).sf(SLA_MS), 2_000),
             None,
             1e-4,
         ),
         (
             "P(T > SLA), 1e5 points, random, every term and discrepancy",
-            seconds(lambda: LatencyDistribution(full, *points["random"]).sf(SLA_MS), 3),
+            seconds(lambda: LatencyDistribution(full, *points).sf(SLA_MS), 3),
             None,
             3.0,
         ),
     ]
-    thousand = tuple(values[:1_000] for values in points["random"])
+
+
+def quantile_rows(draws: DeploymentDraws, thousand: tuple[np.ndarray, ...]) -> list[Row]:
+    distribution, step = LatencyDistribution(draws, *ONE), map(np.atleast_1d, ONE)
     credible = seconds(lambda: LatencyDistribution(draws, *thousand).sf(SLA_MS, credible=0.9), 3)
-    rows += [
+    return [
         ("P(T > SLA) with credible interval, 1e3 points", credible, None, None),
         (
             "99th percentile, 1 point",
@@ -176,6 +185,9 @@ def time_rows(draws: DeploymentDraws) -> list[Row]:
             None,
         ),
     ]
+
+
+def inversion_rows(draws: DeploymentDraws) -> list[Row]:
     question = {"batch_size": 16, "sla_ms": SLA_MS, "risk": 0.01}
     searches = {
         "every feasible S up to 16,384": partial(feasible_tokens, draws, **question),
@@ -187,7 +199,7 @@ def time_rows(draws: DeploymentDraws) -> list[Row]:
         ),
         "table of the tail, once for one fit": partial(tail_table, draws.noise, draws.nu),
     }
-    return rows + [(name, seconds(run, 3), None, None) for name, run in searches.items()]
+    return [(name, seconds(run, 3), None, None) for name, run in searches.items()]
 
 
 def resident() -> int:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bayeslat.cli.output import (
+    AllowUnconvergedOption,
     CatalogOption,
     EngineOption,
     JsonOption,
@@ -17,6 +18,7 @@ from bayeslat.cli.output import (
     TpOption,
     as_json,
     check_output,
+    save_if_passed,
     say,
     show_verdict,
     stderr,
@@ -144,10 +146,10 @@ def fit(
     tune: Annotated[int, typer.Option("--tune", help="Warm-up draws of each chain.")] = 200,
     chains: Annotated[int, typer.Option("--chains", help="Chains.")] = 4,
     seed: SeedOption = 0,
-    allow_unconverged: Annotated[
-        bool,
-        typer.Option("--allow-unconverged", help="Save and exit 0 though the verdict failed."),
-    ] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry/--no-retry", help="Run again, longer, where it did not pass.")
+    ] = True,
+    allow_unconverged: AllowUnconvergedOption = False,
     json: JsonOption = False,
 ) -> None:
     r"""Fit a fleet to a step log and save the posterior.
@@ -196,9 +198,10 @@ def fit(
             tune=tune,
             chains=chains,
             seed=seed,
+            retry=retry,
             progress=tell,
         )
-    saved = _save(fleet, out, allow_unconverged=allow_unconverged)
+    saved = save_if_passed(fleet, out, allow_unconverged=allow_unconverged)
     if json:
         as_json(_fit_summary(fleet, observations, out if saved else None))
     else:
@@ -225,14 +228,6 @@ def _column_map(pairs: list[str]) -> dict[str, str]:
             )
         found[name.strip()] = target.strip()
     return found
-
-
-def _save(fleet: "FleetPosterior", out: Path, *, allow_unconverged: bool) -> bool:
-    verdict = fleet.verdict
-    if verdict is not None and not verdict.passed and not allow_unconverged:
-        return False
-    fleet.save(out)
-    return True
 
 
 def _deployments(fleet: "FleetPosterior") -> Table:

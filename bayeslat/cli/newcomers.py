@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from bayeslat.cli.output import (
+    AllowUnconvergedOption,
     CatalogOption,
     EngineOption,
     JsonOption,
@@ -16,6 +17,7 @@ from bayeslat.cli.output import (
     TpOption,
     as_json,
     check_output,
+    save_if_passed,
     say,
     show_verdict,
     stderr,
@@ -53,10 +55,7 @@ def cold_start(
     catalog: CatalogOption = None,
     out: Annotated[Path, typer.Option("--out", help="Posterior to write.")] = Path("new.nc"),
     seed: SeedOption = 0,
-    allow_unconverged: Annotated[
-        bool,
-        typer.Option("--allow-unconverged", help="Save and exit 0 though the verdict failed."),
-    ] = False,
+    allow_unconverged: AllowUnconvergedOption = False,
     json: JsonOption = False,
 ) -> None:
     """Predict a GPU or an LLM that the fleet has never seen, from its datasheet and a few steps.
@@ -70,23 +69,18 @@ def cold_start(
         "bandwidth_tbs": bandwidth_tbs,
         "memory_gb": memory_gb,
     }
-    given = {key: value for key, value in numbers.items() if value is not None}
     if name is None and not llm and steps is None:
         raise InputError(
             "got no newcomer, expected --name of a GPU, --llm or --steps; give at least one"
         )
-    if given and name is None:
-        raise InputError(f"got {', '.join(given)} without --name, expected the GPU's name; add it")
-    from bayeslat.catalog import GPU, LLM, load_catalog
+    given = _given(numbers, name)
+    from bayeslat.catalog import load_catalog
     from bayeslat.observations import read_steps
     from bayeslat.posterior import load
 
     fleet = load(posterior)
     sheets = load_catalog(catalog) if catalog is not None else fleet.catalog
-    entries: list[GPU | LLM] = [sheets.llm(item) for item in llm or ()]
-    if name is not None:
-        known = sheets.gpu(name).to_dict()
-        entries.insert(0, GPU.from_dict({**known, **given, "name": name}))
+    entries = _named(sheets, name, given, llm or [])
     observations = None
     if steps is not None:
         observations = read_steps(steps, catalog=sheets.with_entries(*entries))
@@ -100,10 +94,7 @@ def cold_start(
             seed=seed,
             progress=tell,
         )
-    passed = new.verdict is None or new.verdict.passed
-    saved = passed or allow_unconverged
-    if saved:
-        new.save(out)
+    saved = save_if_passed(new, out, allow_unconverged=allow_unconverged)
     if json:
         as_json(_newcomer_summary(new, observations, out if saved else None))
     else:
@@ -116,6 +107,26 @@ def cold_start(
     if not saved:
         stderr.print("error: sampling did not converge; give more steps or --allow-unconverged")
         raise typer.Exit(1)
+
+
+def _given(numbers: dict[str, float | None], name: str | None) -> dict[str, float]:
+    """What was said of a GPU's datasheet; it needs the GPU's name."""
+    given = {key: value for key, value in numbers.items() if value is not None}
+    if given and name is None:
+        raise InputError(f"got {', '.join(given)} without --name, expected the GPU's name; add it")
+    return given
+
+
+def _named(
+    sheets: "Catalog", name: str | None, given: dict[str, float], llms: list[str]
+) -> "list[GPU | LLM]":
+    """Datasheets of the GPU and the LLMs that the options name."""
+    from bayeslat.catalog import GPU
+
+    gpus = []
+    if name is not None:
+        gpus.append(GPU.from_dict({**sheets.gpu(name).to_dict(), **given, "name": name}))
+    return [*gpus, *(sheets.llm(item) for item in llms)]
 
 
 def _others(observations: "Observations", sheets: "Catalog", named: set[str]) -> "list[GPU | LLM]":

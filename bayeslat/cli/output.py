@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bayeslat.predictive import Estimate
 
 __all__ = [
+    "AllowUnconvergedOption",
     "CatalogOption",
     "EngineOption",
     "GpuOption",
@@ -31,6 +32,7 @@ __all__ = [
     "as_json",
     "check_output",
     "estimate_dict",
+    "save_if_passed",
     "say",
     "show_verdict",
     "stderr",
@@ -48,7 +50,8 @@ JsonOption = Annotated[
 PosteriorArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="POSTERIOR", help="Posterior saved by fit or cold-start (.nc), or reference-fleet."
+        metavar="POSTERIOR",
+        help="Posterior saved by fit or cold-start (.nc), or public-fleet or reference-fleet.",
     ),
 ]
 GpuOption = Annotated[str, typer.Option("--gpu", help="GPU, as named in the log.")]
@@ -58,6 +61,10 @@ EngineOption = Annotated[str | None, typer.Option("--engine", help="Inference en
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help="Weight precision.")]
 CatalogOption = Annotated[
     Path | None, typer.Option("--catalog", help="Your own datasheets (TOML) on top of ours.")
+]
+AllowUnconvergedOption = Annotated[
+    bool,
+    typer.Option("--allow-unconverged", help="Save and exit 0 though the verdict failed."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
@@ -94,6 +101,15 @@ def show_verdict(fleet: "FleetPosterior", *, quiet: bool = False) -> None:
         return
     colour = "green" if verdict.passed else "bold red"
     say(f"[{colour}]{escape(str(verdict))}[/{colour}]", quiet=quiet)
+
+
+def save_if_passed(fleet: "FleetPosterior", out: Path, *, allow_unconverged: bool) -> bool:
+    """Save a posterior that may be used, or any where that is allowed; whether it was saved."""
+    verdict = fleet.verdict
+    if verdict is not None and not verdict.passed and not allow_unconverged:
+        return False
+    fleet.save(out)
+    return True
 
 
 def verdict_dict(fleet: "FleetPosterior") -> dict[str, Any] | None:

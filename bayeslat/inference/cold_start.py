@@ -26,7 +26,7 @@ from bayeslat.inference.tree import (
     provenance,
     row_summary,
 )
-from bayeslat.model.build import (
+from bayeslat.model.continued import (
     ContinuedDiscrepancy,
     ContinuedPrior,
     build_continued_model,
@@ -133,7 +133,7 @@ def conditioned_newcomers(
     model = build_continued_model(steps, spec, design.w_1[measured], prior)
     if measured.size <= FEW_DEPLOYMENTS and len(steps) <= FEW_STEPS * measured.size:
         sampled = sample_from_prior(
-            model, partial(_prior_draws, prior), sampler=sampler, settings=settings, report=report
+            model, partial(_prior_draws, prior), settings=settings, report=report
         )
     else:
         sampled = sample_model(

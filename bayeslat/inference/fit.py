@@ -8,8 +8,9 @@ from bayeslat.catalog import Catalog
 from bayeslat.inference.run import sample_model
 from bayeslat.inference.samplers import SamplerSettings
 from bayeslat.inference.tree import fleet_tree
-from bayeslat.model.build import build_model, observed_basis
+from bayeslat.model.build import build_model
 from bayeslat.model.design import fleet_design
+from bayeslat.model.observed import observed_basis
 from bayeslat.model.pooling import marginal_variance, prior_mean
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from bayeslat.catalog import Catalog
 from bayeslat.inference.tree import DISCREPANCY_SCALES
-from bayeslat.model.build import MIN_OWN_DISCREPANCY
 from bayeslat.model.design import GROUP_LEVELS, FleetDesign, fleet_design
 from bayeslat.model.likelihood import NU_OFFSET
 from bayeslat.model.pooling import MIN_OWN_VARIANCE, fixed_variances, prior_medians
-from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_RATIO
+from bayeslat.model.priors import MIN_OWN_DISCREPANCY, NOISE_GPU_SPREAD, NOISE_RATIO
 from bayeslat.model.spec import ModelSpec
 from bayeslat.schema import Deployment
 

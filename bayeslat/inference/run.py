@@ -98,7 +98,6 @@ def sample_model(
     report : callable
         Told in a few words what begins.
     """
-    check_settings(sampler, settings)
     seeds = iter(np.random.SeedSequence(settings.seed).generate_state(4).tolist())
     report("starting points, nearest Gaussian")
     geometry = gaussian_geometry(
@@ -124,7 +123,7 @@ def sample_model(
     geometry = recentred(geometry, draws.position)
     report(f"{settings.draws} draws")
     sampled, draws = run(geometry, settings)
-    if not sampled.verdict.passed:
+    if settings.retry and not sampled.verdict.passed:
         more = _more_careful(sampled.verdict, settings)
         report(f"{sampled.verdict}; once more with {more.draws} draws")
         sampled, _ = run(recentred(geometry, draws.position), more)
@@ -135,7 +134,6 @@ def sample_from_prior(
     model: pm.Model,
     prior_draws: Callable[[int, np.random.Generator], dict[str, Array]],
     *,
-    sampler: str,
     settings: SamplerSettings,
     report: Report,
 ) -> SampledModel:
@@ -147,14 +145,11 @@ def sample_from_prior(
         From `bayeslat.model.build`.
     prior_draws : callable
         Value variables by name, each (n, ...), from n and a random generator.
-    sampler : str
-        Of chains; populations only check its name.
     settings : SamplerSettings
-        Its chains, draws and seed count.
+        Its chains, draws, seed and retry count.
     report : callable
         Told in a few words what begins.
     """
-    check_settings(sampler, settings)
     density = flat_density(model)
     rng = np.random.default_rng(settings.seed)
 
@@ -167,7 +162,7 @@ def sample_from_prior(
 
     report(f"populations of {settings.draws} draws")
     sampled = run(settings.draws)
-    if not sampled.verdict.passed:
+    if settings.retry and not sampled.verdict.passed:
         more = _more_careful(sampled.verdict, settings).draws
         report(f"{sampled.verdict}; once more with {more} draws")
         sampled = run(more)

@@ -14,9 +14,9 @@ from bayeslat.catalog import Catalog
 from bayeslat.inference.devices import describe_device
 from bayeslat.inference.effects import draw_effects
 from bayeslat.inference.run import SampledModel
-from bayeslat.model.build import observed_basis
 from bayeslat.model.design import GROUP_LEVELS, FleetDesign
 from bayeslat.model.likelihood import NU_OFFSET
+from bayeslat.model.observed import observed_basis
 from bayeslat.model.pooling import elasticities, median_scales
 from bayeslat.model.priors import POOLING_LEVELS, REGRESSORS
 from bayeslat.model.quantities import to_parameters

@@ -65,6 +65,9 @@ DISCREPANCY_OWN: Final = (0.03, 0.4)
 standard deviation (a few per cent), and the standard deviation of the logarithm of that. Larger
 values let it take over what the formula says, and the formula no longer rules far from data."""
 
+MIN_OWN_DISCREPANCY: Final = 1e-3**2
+"""Least variance of a deployment's own discrepancy: its scale may come near zero."""
+
 
 @dataclass(frozen=True)
 class ScalePrior:
@@ -149,6 +152,16 @@ def _held(median: float, spread: float, engine: float = 0.40) -> Prior:
     )
 
 
+def _per_request(median: float) -> Prior:
+    """What one more request costs; engines differ in it more than in anything."""
+    return Prior(
+        median,
+        1.0,
+        {"bandwidth": -0.55, "size": 0.57, "tp": -0.5},
+        engine=ScalePrior(0.80, spread=0.0),
+    )
+
+
 DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
     {
         # 2 x 7e9 FLOPs a token at 312 TFLOP/s and 40 % utilisation are 0.11 ms a token. A share of
@@ -167,12 +180,7 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         # token is a tenth of the floor. A token would double the latency of single requests.
         "overhead": _held(0.1, 0.7),
         # Per-request work outside the matrix products: attention launches, sampling, bookkeeping.
-        "tau_B": Prior(
-            0.05,
-            1.0,
-            {"bandwidth": -0.55, "size": 0.57, "tp": -0.5},
-            engine=ScalePrior(0.80, spread=0.0),
-        ),
+        "tau_B": _per_request(0.05),
         # One position's KV cache over the bandwidth: 512 KiB / 2.04 TB/s = 2.6e-4 ms.
         "tau_C": Prior(3e-4, 0.8, {"bandwidth": -0.9, "kv": 0.9, "tp": -0.9}),
         # Interference of a mixed step: one per mille per request, 1e-5 per token.
@@ -182,7 +190,8 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         "m_S": Prior(1.5, 0.5),
         # Prefills launch more kernels and cannot replay a captured graph.
         "r_F": Prior(1.3, 0.4, gpu=ScalePrior(0.1), model=ScalePrior(0.1), stack=ScalePrior(0.1)),
-        "r_B": Prior(1.5, 0.7, engine=ScalePrior(0.80, spread=0.0)),
+        # A prefill begins requests: it admits them and maps their memory.
+        "tau_B_prefill": _per_request(0.08),
     }
 )
 """Default prior of every pooled quantity."""

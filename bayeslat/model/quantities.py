@@ -6,11 +6,12 @@ each splits in two. Deployments are therefore pooled in these quantities. With a
     slope  b = a + tau_S          tau_S = f b      a       = (1 - f) b
     floor  F = tau_0 + a / k_S    tau_0 = g F      a / k_S = (1 - g) F
     overhead = w_0 / w_1, in tokens
+    tau_B_prefill = tau_B r_B, what a request costs in a prefill
 
-in logarithms of slope, floor and overhead and logits of the shares f and g; every other parameter
-in its own logarithm. The map is a bijection of the formula's parameters once w_1 is fixed, and the
-quantities are those that datasheets predict: latency of large steps follows the slope, that of
-small ones the floor.
+in logarithms of slope, floor, overhead and tau_B_prefill and logits of the shares f and g; every
+other parameter in its own logarithm. The map is a bijection of the formula's parameters once w_1 is
+fixed, and the quantities are those that datasheets predict: latency of large steps follows the
+slope, that of small ones the floor.
 """
 
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ QUANTITY_OF: Final = {
     "gamma_S": "gamma_S",
     "m_S": "m_S",
     "r_F": "r_F",
-    "r_B": "r_B",
+    "r_B": "tau_B_prefill",
 }
 """The pooled quantity that stands in the place of each free parameter."""
 
@@ -54,7 +55,7 @@ QUANTITY_UNITS: Final = {
     "gamma_S": "1/token",
     "m_S": "1",
     "r_F": "1",
-    "r_B": "1",
+    "tau_B_prefill": "ms/request",
 }
 """Unit of each quantity."""
 
@@ -98,6 +99,8 @@ def to_parameters(
     for name, quantity in QUANTITY_OF.items():
         if name == quantity and quantity in quantities:
             parameters[name] = xp.exp(quantities[quantity])
+    if "tau_B_prefill" in quantities:
+        parameters["r_B"] = xp.exp(quantities["tau_B_prefill"] - quantities["tau_B"])
     return parameters
 
 

@@ -62,6 +62,11 @@ class ModelSpec:
             raise InputError(
                 f"got terms {unknown}, expected some of {list(OPTIONAL_PARAMETERS)}; correct them"
             )
+        if "r_B" in self.terms and "tau_B" not in self.terms:
+            raise InputError(
+                "got the term r_B without tau_B, expected both (r_B multiplies tau_B); add tau_B or"
+                " drop r_B"
+            )
         if self.likelihood not in FAMILIES:
             raise InputError(
                 f"got likelihood {self.likelihood!r}, expected one of {sorted(FAMILIES)};"

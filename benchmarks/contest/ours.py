@@ -33,7 +33,7 @@ class Bayeslat:
     ----------
     folder
         Where fitted fleets are kept, so that all tasks with the same training steps share one.
-    draws, chains
+    draws, chains, retry
         Of the fleet's fit; a cold start from steps has as many draws.
     spec
         The default model if none is given.
@@ -42,11 +42,19 @@ class Bayeslat:
     name = "bayeslat"
 
     def __init__(
-        self, folder: Path, *, draws: int = 1000, chains: int = 4, spec: bl.ModelSpec | None = None
+        self,
+        folder: Path,
+        *,
+        draws: int = 1000,
+        chains: int = 4,
+        retry: bool = True,
+        spec: bl.ModelSpec | None = None,
     ):
-        self.folder, self.draws, self.chains = folder, draws, chains
+        self.folder, self.draws, self.chains, self.retry = folder, draws, chains, retry
         self.spec = spec or bl.ModelSpec()
         self._last: tuple[Path, bl.FleetPosterior] | None = None
+        self.max_rhat = np.nan
+        """Largest R-hat of the draws behind the last forecast."""
 
     @property
     def version(self) -> str:
@@ -57,6 +65,8 @@ class Bayeslat:
         """Quantiles of the test steps, shape (row, level)."""
         fleet = self.fleet(task.train)
         posterior = self._cold_start(fleet, task) if task.is_new else fleet
+        verdicts = [each.verdict for each in (fleet, posterior) if each.verdict is not None]
+        self.max_rhat = max(verdict.max_rhat for verdict in verdicts)
         result = np.empty((len(task.test), len(LEVELS)))
         rows = task.test.groupby("deployment").indices
         for label, deployment in deployment_of(task.test).items():
@@ -76,7 +86,9 @@ class Bayeslat:
         if path.is_file():
             return bl.load(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fleet = bl.fit(observations, self.spec, draws=self.draws, chains=self.chains)
+        fleet = bl.fit(
+            observations, self.spec, draws=self.draws, chains=self.chains, retry=self.retry
+        )
         fleet.save(path)
         return fleet
 
@@ -87,7 +99,11 @@ class Bayeslat:
         entries = [*(catalog.gpu(name) for name in gpus), *(catalog.llm(name) for name in llms)]
         steps = _observations(task.few) if len(task.few) else None
         return fleet.cold_start(
-            entries, steps=steps, deployments=list(new.values()), draws=self.draws
+            entries,
+            steps=steps,
+            deployments=list(new.values()),
+            draws=self.draws,
+            retry=self.retry,
         )
 
     def _key(self, observations: bl.Observations) -> str:
@@ -95,7 +111,8 @@ class Bayeslat:
 
     def _settings(self) -> str:
         versions = {name: version(name) for name in PACKAGES}
-        return json.dumps([self.spec.to_json(), self.draws, self.chains, versions])
+        settings = [self.spec.to_json(), self.draws, self.chains, self.retry, versions]
+        return json.dumps(settings)
 
 
 def _quantiles(posterior: bl.FleetPosterior, deployment: Deployment, own: pd.DataFrame) -> Array:

@@ -7,6 +7,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from contest.splits import Task
 
-__all__ = ["Store", "fingerprint"]
+__all__ = ["Kept", "Store", "fingerprint"]
 
 
 def fingerprint(task: Task) -> str:
@@ -29,6 +30,24 @@ def frame_digest(frame: pd.DataFrame) -> bytes:
     """Digest of a steps table, its order of rows included."""
     rows = pd.util.hash_pandas_object(frame, index=False).to_numpy()
     return hashlib.sha256(rows.tobytes()).digest()
+
+
+class Kept(NamedTuple):
+    """A forecast that was kept.
+
+    Attributes
+    ----------
+    forecast
+        Quantiles, shape (row, level).
+    seconds
+        How long it took.
+    max_rhat
+        Largest R-hat of the draws behind it; NaN where there are none.
+    """
+
+    forecast: NDArray[np.float64]
+    seconds: float
+    max_rhat: float
 
 
 @dataclass(frozen=True)
@@ -54,21 +73,28 @@ class Store:
         forecast: NDArray[np.float64],
         seconds: float,
         version: str = "",
+        max_rhat: float = np.nan,
     ) -> None:
-        """Keep a forecast, how long it took, and by which version of the contender it is."""
+        """Keep a forecast, how long it took, and by which version of the contender it is.
+
+        The largest R-hat is that of the draws behind it, NaN where there are none.
+        """
         path = self.path(task, contender)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".draft.npz")
         values = forecast.astype(np.float32)
         np.savez_compressed(
-            draft, forecast=values, seconds=seconds, task=fingerprint(task), version=version
+            draft,
+            forecast=values,
+            seconds=seconds,
+            task=fingerprint(task),
+            version=version,
+            max_rhat=max_rhat,
         )
         draft.replace(path)
 
-    def read(
-        self, task: Task, contender: str, version: str | None = None
-    ) -> tuple[NDArray[np.float64], float] | None:
-        """Forecast and seconds; None where there is none of this very task and version.
+    def read(self, task: Task, contender: str, version: str | None = None) -> Kept | None:
+        """What was kept; None where there is nothing of this very task and version.
 
         Without a version that of any counts.
         """
@@ -79,7 +105,8 @@ class Store:
             known = str(kept["version"])
             if str(kept["task"]) != fingerprint(task) or version not in (None, known):
                 return None
-            return kept["forecast"].astype(float), float(kept["seconds"])
+            max_rhat = float(kept["max_rhat"]) if "max_rhat" in kept else np.nan
+            return Kept(kept["forecast"].astype(float), float(kept["seconds"]), max_rhat)
 
 
 def plain(name: str) -> str:

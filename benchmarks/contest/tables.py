@@ -5,10 +5,10 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from contest.scores import p99_error, score_forecast
 from contest.splits import EDGE_SETTINGS, Task, deployment_of
+from contest.store import Kept
 
 __all__ = ["OURS", "groups_of", "score_records", "split_table"]
 
@@ -36,14 +36,12 @@ SCORES: Final[dict[str, tuple[str, Callable[[float], str], float | None]]] = {
 """Column of the table, how a value is shown, and the nominal value where there is one."""
 
 
-def score_records(
-    task: Task, contender: str, forecast: NDArray[np.float64], seconds: float
-) -> list[dict[str, Any]]:
+def score_records(task: Task, contender: str, kept: Kept) -> list[dict[str, Any]]:
     """Scores of every deployment of a task, with what the deployment is."""
     records, condition = [], _condition(task)
     seen, rows = set(task.train["engine"].unique()), task.test.groupby("deployment").indices
     for label, deployment in deployment_of(task.test).items():
-        own, quantiles = task.test.iloc[rows[label]], forecast[rows[label]]
+        own, quantiles = task.test.iloc[rows[label]], kept.forecast[rows[label]]
         observed = own["latency_ms"].to_numpy()
         record = {
             "contender": contender,
@@ -54,7 +52,8 @@ def score_records(
             "tp": deployment.tp,
             "engine_seen": deployment.engine in seen,
             "rows": len(own),
-            "task_seconds": seconds,
+            "task_seconds": kept.seconds,
+            "max_rhat": kept.max_rhat,
             **score_forecast(observed, quantiles),
         }
         if task.split == "tail":
@@ -120,6 +119,9 @@ def split_table(split: str, records: pd.DataFrame) -> str:
         "deployments. The target is the nominal value, or the best rival's. CRPS is a sum over",
         "13 levels, about 3 % too small for all alike.",
     ]
+    rhat = records["max_rhat"].max()
+    if rhat > 0:
+        lines += ["", f"Largest R-hat of the draws behind bayeslat's forecasts: {rhat:.3f}."]
     for name, group in groups_of(split, records).items():
         lines += ["", f"## {name}", "", *_group_lines(group)]
     return "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
 """How the fleet's posterior is asked; what it answers is tested elsewhere."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,8 @@ class Answer:
 
 class Fleet:
     """A posterior whose median latency encodes the step."""
+
+    verdict = SimpleNamespace(max_rhat=1.02)
 
     def __init__(self, deployments):
         self.gpus = {each.gpu for each in deployments}
@@ -61,7 +64,9 @@ def test_repeated_steps_get_their_own_rows_back(
 ) -> None:
     twice = pd.concat([frame, frame.assign(replicate=1, n_averaged=10.0)], ignore_index=True)
     [task] = make_tasks("extrapolation", twice)
-    forecast = Bayeslat(tmp_path).forecast(task)
+    ours = Bayeslat(tmp_path)
+    forecast = ours.forecast(task)
+    assert ours.max_rhat == 1.02
     steps = task.test
     location = 100.0 * steps["batch_size"] + steps["total_tokens"] + 1000.0 * steps["n_averaged"]
     assert forecast[:, LEVELS.index(0.5)] == pytest.approx(location.to_numpy())

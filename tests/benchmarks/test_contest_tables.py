@@ -9,8 +9,8 @@ import pytest
 from contest.pictures import split_picture
 from contest.scores import LEVELS
 from contest.splits import SPLITS, Task, make_tasks
-from contest.store import Store
-from contest.tables import groups_of, score_records, split_table
+from contest.store import Kept, Store
+from contest.tables import OURS, groups_of, score_records, split_table
 
 
 def off_by(task: Task, factor: float) -> np.ndarray:
@@ -20,10 +20,12 @@ def off_by(task: Task, factor: float) -> np.ndarray:
 
 
 def records_of(tasks: list[Task], **factors: float) -> pd.DataFrame:
+    """Scores; those of ours come with an R-hat."""
     records = []
     for name, factor in factors.items():
+        rhat = 1.0 + factor / 100 if name == OURS else np.nan
         for task in tasks:
-            records += score_records(task, name, off_by(task, factor), seconds=1.0)
+            records += score_records(task, name, Kept(off_by(task, factor), 1.0, rhat))
     return pd.DataFrame(records)
 
 
@@ -32,12 +34,13 @@ def test_a_forecast_comes_back_for_its_task_and_version_alone(
 ) -> None:
     one, other = make_tasks("device_setting", frame)
     store = Store(tmp_path)
-    store.write(one, "rival+1", off_by(one, 1.0), 2.0, version="a")
+    store.write(one, "rival+1", off_by(one, 1.0), 2.0, version="a", max_rhat=1.02)
     assert store.read(other, "rival+1") is None
     assert store.read(one, "rival+1", version="b") is None
     found = store.read(one, "rival+1", version="a")
     assert found is not None
-    assert found[0] == pytest.approx(off_by(one, 1.0), rel=1e-6)
+    assert found.forecast == pytest.approx(off_by(one, 1.0), rel=1e-6)
+    assert (found.seconds, found.max_rhat) == (2.0, 1.02)
     changed = Task(one.split, one.name, one.train.iloc[1:], one.few, one.test, one.k)
     assert store.read(changed, "rival+1") is None
 
@@ -50,6 +53,7 @@ def test_the_table_shows_medians_and_the_best_rival_as_target(frame: pd.DataFram
     assert shown["| near"] == "20.0"
     assert shown["| **bayeslat**"] == "10.0"
     assert shown["| target"] == "20.0"
+    assert "bayeslat's forecasts: 1.011." in text
 
 
 def test_known_steps_share_a_cell(frame: pd.DataFrame) -> None:

@@ -20,7 +20,6 @@ from bayeslat.inference.effects import draw_effects
 from bayeslat.inference.prediction import _predicted_discrepancy, _predicted_log_sigma
 from bayeslat.inference.tree import deployment_coords
 from bayeslat.model import ModelSpec, Prior, ScalePrior
-from bayeslat.model.build import MIN_OWN_DISCREPANCY
 from bayeslat.model.design import GROUP_LEVELS, FleetDesign, fleet_design
 from bayeslat.model.pooling import (
     MIN_OWN_VARIANCE,
@@ -30,7 +29,7 @@ from bayeslat.model.pooling import (
     median_scales,
     prior_mean,
 )
-from bayeslat.model.priors import NOISE_GPU_SPREAD
+from bayeslat.model.priors import MIN_OWN_DISCREPANCY, NOISE_GPU_SPREAD
 from bayeslat.predictive.draws import Points
 from bayeslat.schema import Deployment
 from bayeslat.simulate.formula import simulate_from_formula

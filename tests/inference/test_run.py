@@ -65,7 +65,7 @@ def sampling(monkeypatch):
     The run that counts passes where its R-hat is below 1.01.
     """
 
-    def sample(rhats):
+    def sample(rhats, **settings):
         left, told = iter(rhats), []
 
         def verdict(*_):
@@ -80,7 +80,8 @@ def sampling(monkeypatch):
         monkeypatch.setattr(run, "SAMPLERS", {"fake": lambda *_: drawn})
         sampled = run.sample_model(
             None, None, (), np.ones(1), np.zeros(1, int), mean=np.ones(1), variance=np.ones(1),
-            basis=None, sampler="fake", settings=SamplerSettings(draws=50), report=told.append,
+            basis=None, sampler="fake", report=told.append,
+            settings=SamplerSettings(draws=50, **settings),
         )  # fmt: skip
         assert next(left, None) is None  # every run was used
         return sampled.verdict.max_rhat, told[1:]
@@ -97,3 +98,7 @@ def test_a_run_that_fails_is_followed_by_one_longer_run_whatever_comes_of_it(sam
     rhat, told = sampling([1.02, 1.02, 1.02])
     assert rhat == 1.02
     assert told[-1].endswith("once more with 150 draws")
+
+
+def test_a_run_that_fails_is_the_last_where_nobody_wants_another(sampling):
+    assert sampling([1.02, 1.02], retry=False) == (1.02, ["pilot: 150 draws", "50 draws"])

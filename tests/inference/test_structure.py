@@ -14,7 +14,7 @@ from bayeslat.inference.density import flat_density
 from bayeslat.inference.structure import structure_of
 from bayeslat.inference.target import Target
 from bayeslat.model import ModelSpec, build_model
-from bayeslat.model.build import ContinuedDiscrepancy, ContinuedPrior, build_continued_model
+from bayeslat.model.continued import ContinuedDiscrepancy, ContinuedPrior, build_continued_model
 from bayeslat.model.design import fleet_design
 from bayeslat.schema import Deployment
 from bayeslat.simulate.formula import simulate_from_formula

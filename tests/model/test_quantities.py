@@ -53,6 +53,8 @@ def written_out(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         found["slope_share"] = np.log(tau_S / a)
     if "w_0" in values:
         found["overhead"] = np.log(values["w_0"] / values["w_1"])
+    if "r_B" in values:
+        found["tau_B_prefill"] = np.log(values["tau_B"] * values["r_B"])
     same = [name for name, quantity in QUANTITY_OF.items() if name == quantity]
     return found | {name: np.log(values[name]) for name in same if name in values}
 

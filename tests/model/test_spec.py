@@ -37,7 +37,7 @@ def test_parameters_come_in_table_order():
 
 
 def test_every_parameter_has_a_quantity_in_its_place():
-    spec = ModelSpec(terms=("tau_S", "w_0", "tau_B", "r_F"))
+    spec = ModelSpec(terms=("tau_S", "w_0", "tau_B", "r_F", "r_B"))
     pairs = dict(zip(spec.parameters, spec.quantities, strict=True))
     assert pairs == {
         "P_max": "slope",
@@ -47,6 +47,7 @@ def test_every_parameter_has_a_quantity_in_its_place():
         "tau_B": "tau_B",
         "tau_S": "slope_share",
         "r_F": "r_F",
+        "r_B": "tau_B_prefill",
     }
 
 
@@ -71,6 +72,7 @@ def test_a_prior_has_a_scale_at_every_level():
     "make",
     [
         lambda: ModelSpec(terms=("tau_X",)),
+        lambda: ModelSpec(terms=("tau_C", "r_B")),
         lambda: ModelSpec(likelihood="cauchy"),
         lambda: ModelSpec(priors={"w_1": Prior(1.0, 1.0)}),
         lambda: ModelSpec(priors={"P_max": Prior(1.0, 1.0)}),  # a parameter, not a quantity

@@ -33,6 +33,8 @@ class SamplerSettings:
         Seed of starts, warm-up and draws.
     progress : bool
         Show a progress bar.
+    retry : bool
+        Whether a run that does not pass its verdict is followed by a more careful one.
     """
 
     draws: int = 1000
@@ -42,6 +44,7 @@ class SamplerSettings:
     max_depth: int = 8
     seed: int = 0
     progress: bool = False
+    retry: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""The likelihood of measured steps, given what a prior says of their deployments."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+from numpy.typing import NDArray
+
+from bayeslat import saturation
+from bayeslat.discrepancy import Basis, basis_for
+from bayeslat.model.likelihood import LIKELIHOODS
+from bayeslat.model.quantities import to_parameters
+from bayeslat.model.rows import row_layout
+from bayeslat.model.spec import ModelSpec
+from bayeslat.observations import Observations
+
+__all__ = ["DiscrepancyTerm", "observe", "observed_basis"]
+
+type Array = NDArray[np.float64]
+
+
+def observed_basis(observations: Observations, spec: ModelSpec) -> Basis | None:
+    """Features of the discrepancy at the measured steps; None where the model has none."""
+    if not spec.discrepancy:
+        return None
+    return basis_for(observations.batch_size, observations.total_tokens)
+
+
+@dataclass(frozen=True)
+class DiscrepancyTerm:
+    """The discrepancy in a model on the stack: features, weights and variance."""
+
+    basis: Basis
+    weights: Any
+    variance: Any
+
+
+def observe(
+    observations: Observations,
+    spec: ModelSpec,
+    w_1: Array,
+    quantities: Any,
+    log_noise: tuple[Any, Any],
+    nu: Any,
+    discrepancy: DiscrepancyTerm | None,
+) -> None:
+    """Add the likelihood of the rows to the model on the stack."""
+    rows = row_layout(observations)
+    batch, tokens = rows.batch_size, rows.total_tokens
+    parameters = to_parameters(
+        {name: quantities[position] for position, name in enumerate(spec.quantities)}, w_1, xp=pt
+    )
+    tau_C = parameters.pop("tau_C", None)
+    of_points = {name: rows.spread(values) for name, values in parameters.items()}
+    location = saturation.latency(of_points, batch, tokens, xp=pt)
+    share = saturation.prefill_share(batch, tokens)
+    log_sigma, log_ratio = (rows.spread(values) for values in log_noise)
+    variance = rows.of_rows(pt.exp(2.0 * (log_sigma + share * log_ratio)))
+    variance = variance / observations.n_averaged[rows.order]
+    factor: Any = 1.0
+    if discrepancy is not None:
+        features = discrepancy.basis.features(batch.ravel(), tokens.ravel())
+        by_chunk = features.reshape(*batch.shape, -1)
+        factor = pt.exp(rows.product(by_chunk, discrepancy.weights))
+        missing = discrepancy.basis.missing(features)[rows.point]
+        variance = variance + discrepancy.variance * missing
+    mu = rows.of_rows(location * factor)
+    if tau_C is not None:
+        context = np.nan_to_num(observations.context_tokens, nan=0.0)[rows.order]
+        mu = mu + rows.of_rows(rows.spread(tau_C) * factor) * context
+    LIKELIHOODS[spec.likelihood](
+        mu,
+        pt.sqrt(variance),
+        nu,
+        observations.latency_ms[rows.order],
+        observations.n_averaged[rows.order].astype(float),
+    )
