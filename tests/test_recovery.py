@@ -100,3 +100,25 @@ def test_what_the_data_tell_is_marked(fleet):
     table = fleet.identifiability().set_index("quantity")
     assert table.loc["slope", "informed"].all()
     assert table.loc["floor", "informed"].all()
+
+
+def test_strays_are_told_from_steps():
+    """A third of a log being anything moves its answers no more than fewer steps would."""
+    table = simulate_from_formula(TRUTH, rows_per_deployment=260, sigma=SIGMA, nu=NU, seed=5)
+    steps = table[table["batch_size"] >= MIN_BATCH].reset_index(drop=True)
+    rng = np.random.default_rng(8)
+    stray = rng.random(len(steps)) < 1 / 3
+    steps.loc[stray, "latency_ms"] *= np.exp(rng.uniform(0.3, 2.5, stray.sum()))
+    observations = bl.validate_steps(steps, check_floor=False)
+    fleet = bl.fit(observations, bl.ModelSpec(strays=True), draws=500, seed=6)
+    # Each deployment has about 110 steps: a share of a third is known to 0.045.
+    share = fleet.posterior["stray_share"].mean(("chain", "draw")).to_numpy()
+    assert np.abs(share - 1 / 3).max() < 0.15
+    errors = [
+        fleet.latency(deployment.gpu, deployment.model, **POINTS).ppf(0.5)
+        / latency(parameters, *POINTS.values())
+        - 1.0
+        for deployment, parameters in TRUTH.items()
+    ]
+    # Two thirds of the steps, so 1.2 times the error without strays.
+    assert np.sqrt(np.mean(np.square(errors))) < 0.03

@@ -139,6 +139,9 @@ def fit(
     terms: Annotated[
         str | None, typer.Option("--terms", help="Optional terms, with commas: k_B,w_0,tau_C.")
     ] = None,
+    strays: Annotated[
+        bool, typer.Option("--strays", help="The log may hold rows that are no such steps.")
+    ] = False,
     sampler: Annotated[
         str, typer.Option("--sampler", help="numpyro, nutpie or blackjax.")
     ] = "numpyro",
@@ -174,7 +177,7 @@ def fit(
 
     chosen = DEFAULT_TERMS if terms is None else tuple(t.strip() for t in terms.split(",") if t)
     check_settings(sampler, SamplerSettings(draws=draws, tune=tune, chains=chains))
-    spec = ModelSpec(terms=chosen, likelihood=likelihood)
+    spec = ModelSpec(terms=chosen, likelihood=likelihood, strays=strays)
     sheets = load_catalog(catalog)
     observations = read_steps(
         steps,

@@ -33,6 +33,7 @@ from bayeslat.model.continued import (
 )
 from bayeslat.model.design import FleetDesign, fleet_design
 from bayeslat.model.likelihood import NU_OFFSET
+from bayeslat.model.priors import STRAY_LOG_ODDS
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations
 from bayeslat.schema import Deployment
@@ -133,7 +134,7 @@ def conditioned_newcomers(
     model = build_continued_model(steps, spec, design.w_1[measured], prior)
     if measured.size <= FEW_DEPLOYMENTS and len(steps) <= FEW_STEPS * measured.size:
         sampled = sample_from_prior(
-            model, partial(_prior_draws, prior), settings=settings, report=report
+            model, partial(_prior_draws, prior, spec), settings=settings, report=report
         )
     else:
         sampled = sample_model(
@@ -211,7 +212,9 @@ def _continued_prior(
     )
 
 
-def _prior_draws(prior: ContinuedPrior, n: int, rng: np.random.Generator) -> dict[str, Array]:
+def _prior_draws(
+    prior: ContinuedPrior, spec: ModelSpec, n: int, rng: np.random.Generator
+) -> dict[str, Array]:
     """Draws of a continued model's value variables from its prior, each (n, ...)."""
     found = {"quantities": _normal(prior.mean.ravel(), prior.covariance, n, rng)}
     for name, moments in (
@@ -219,6 +222,10 @@ def _prior_draws(prior: ContinuedPrior, n: int, rng: np.random.Generator) -> dic
         ("log_sigma_ratio", prior.log_sigma_ratio),
     ):
         found[name] = _normal(*moments, n, rng)
+    if spec.strays:
+        mean, spread = STRAY_LOG_ODDS
+        size = (n, prior.log_sigma[0].size)
+        found["stray_log_odds"] = mean + spread * rng.standard_normal(size)
     if prior.log_nu_excess is not None:
         mean, spread = prior.log_nu_excess
         found["nu_excess_log__"] = mean + spread * rng.standard_normal(n)

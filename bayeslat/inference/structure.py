@@ -23,11 +23,12 @@ __all__ = ["Structure", "structure_of"]
 type Array = NDArray[np.float64]
 type Index = NDArray[np.int64]
 
-OF_DEPLOYMENTS = ("quantities", "log_sigma", "log_sigma_ratio", "discrepancy")
-"""Variables with a deployment as their last axis."""
+OF_DEPLOYMENTS = ("quantities", "log_sigma", "log_sigma_ratio", "stray_log_odds", "discrepancy")
+"""Variables with a deployment as their last axis; a model may lack the last two."""
 
 NOISE = ("log_sigma", "log_sigma_mean", "log_sigma_gpu", "log_sigma_scale_log__")
 NOISE_RATIO = ("log_sigma_ratio", "log_sigma_ratio_mean")
+STRAYS = ("stray_log_odds",)
 
 SCALE_SUFFIX = "_scale_log__"
 
@@ -100,7 +101,7 @@ def structure_of(model: pm.Model, density: FlatDensity, stack: Index) -> Structu
 
 
 def _prior_groups(model: pm.Model, density: FlatDensity, slices: Mapping[str, slice]) -> Index:
-    """One group a pooled quantity with its scales, one a weight, two for the noise."""
+    """One group a pooled quantity with its scales, one a weight, the rest for noise and strays."""
     groups = np.full(density.dim, SHARED)
     names = list(model.coords["quantity"])
     first = len(names)
@@ -108,7 +109,7 @@ def _prior_groups(model: pm.Model, density: FlatDensity, slices: Mapping[str, sl
         n_weights, n_deployments = density.shapes["discrepancy"]
         groups[slices["discrepancy"]] = np.repeat(first + np.arange(n_weights), n_deployments)
         first += n_weights
-    for position, members in enumerate((NOISE, NOISE_RATIO)):
+    for position, members in enumerate((NOISE, NOISE_RATIO, STRAYS)):
         for name in set(members) & set(slices):
             groups[slices[name]] = first + position
     if "fleet" in model.named_vars:  # a fleet's summary ties all quantities to each other
@@ -151,11 +152,10 @@ def _layout(density: FlatDensity, slices: Mapping[str, slice], stack: Index) -> 
         for name, where in slices.items()
         if name.startswith(("discrepancy_", "nu_"))
     ]
+    own = [name for name in OF_DEPLOYMENTS if name in slices and name != "discrepancy"]
     leaves, near = [], []
     for member in np.unique(stack):
         members = np.flatnonzero(stack == member)
         leaves.append(of("discrepancy", members))
-        near.append(
-            np.concatenate([*(of(name, members) for name in OF_DEPLOYMENTS[:-1]), *of_weights])
-        )
+        near.append(np.concatenate([*(of(name, members) for name in own), *of_weights]))
     return arrow_layout(density.dim, leaves, near, tail)

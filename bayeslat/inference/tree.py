@@ -49,9 +49,9 @@ def fleet_tree(
     Groups
     ------
     posterior
-        Every parameter of the formula (chain, draw, deployment) in its unit, ``sigma`` and ``nu``,
-        ``sigma_ratio``, pooling scales, ``intercept``, ``elasticity``, the effects of every level,
-        and ``discrepancy`` with its scales where the model has one.
+        Every parameter of the formula (chain, draw, deployment) in its unit, ``sigma``, ``nu`` and
+        ``sigma_ratio``, pooling scales, ``intercept``, ``elasticity``, the effects of every level;
+        ``discrepancy`` with its scales and ``stray_share`` where the model has them.
     sample_stats
         ``diverging``, ``n_steps``, ``energy``.
     constant_data
@@ -91,6 +91,9 @@ def parameter_dataset(
     data: dict[str, Any] = {name: (dims, found[name]) for name in spec.parameters}
     data["sigma"] = (dims, np.exp(values["log_sigma"].to_numpy()))
     data["sigma_ratio"] = (dims, np.exp(values["log_sigma_ratio"].to_numpy()))
+    if "stray_log_odds" in values:
+        odds = values["stray_log_odds"].to_numpy()
+        data["stray_share"] = (dims, 1.0 / (1.0 + np.exp(-odds)))
     if "nu_excess_log__" in values:
         excess = values["nu_excess_log__"].to_numpy()
         data["nu"] = (("chain", "draw"), NU_OFFSET + np.exp(excess))

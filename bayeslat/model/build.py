@@ -10,7 +10,7 @@ from bayeslat.catalog import Catalog, load_catalog
 from bayeslat.discrepancy import Basis
 from bayeslat.model.design import GROUP_LEVELS, FleetDesign, fleet_design
 from bayeslat.model.likelihood import shape_parameter
-from bayeslat.model.observed import DiscrepancyTerm, observe, observed_basis
+from bayeslat.model.observed import DiscrepancyTerm, observe, observed_basis, stray_log_odds
 from bayeslat.model.pooling import (
     MIN_OWN_VARIANCE,
     feature_variances,
@@ -75,7 +75,9 @@ def build_model(
         noise = _pooled_noise(design), _noise_ratio()
         nu = shape_parameter() if FAMILIES[spec.likelihood].has_shape else None
         discrepancy = _discrepancy(design, basis) if basis is not None else None
-        observe(observations, spec, design.w_1, quantities, noise, nu, discrepancy)
+        observe(
+            observations, spec, design.w_1, quantities, noise, nu, discrepancy, stray_log_odds(spec)
+        )
     return model
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bayeslat.discrepancy import Basis
 from bayeslat.model.likelihood import shape_parameter
-from bayeslat.model.observed import DiscrepancyTerm, observe
+from bayeslat.model.observed import DiscrepancyTerm, observe, stray_log_odds
 from bayeslat.model.spec import ModelSpec
 from bayeslat.noise import FAMILIES
 from bayeslat.observations import Observations
@@ -103,7 +103,7 @@ def build_continued_model(
         has_shape = FAMILIES[spec.likelihood].has_shape
         nu = shape_parameter(prior.log_nu_excess) if has_shape else None
         discrepancy = _continued_discrepancy(prior.discrepancy) if prior.discrepancy else None
-        observe(observations, spec, w_1, quantities, noise, nu, discrepancy)
+        observe(observations, spec, w_1, quantities, noise, nu, discrepancy, stray_log_odds(spec))
     return model
 
 

@@ -4,18 +4,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pymc as pm
 import pytensor.tensor as pt
 from numpy.typing import NDArray
 
 from bayeslat import saturation
 from bayeslat.discrepancy import Basis, basis_for
-from bayeslat.model.likelihood import LIKELIHOODS
+from bayeslat.model.likelihood import LIKELIHOODS, observe_with_strays
+from bayeslat.model.priors import STRAY_LOG_ODDS
 from bayeslat.model.quantities import to_parameters
 from bayeslat.model.rows import row_layout
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations
 
-__all__ = ["DiscrepancyTerm", "observe", "observed_basis"]
+__all__ = ["DiscrepancyTerm", "observe", "observed_basis", "stray_log_odds"]
 
 type Array = NDArray[np.float64]
 
@@ -44,6 +46,7 @@ def observe(
     log_noise: tuple[Any, Any],
     nu: Any,
     discrepancy: DiscrepancyTerm | None,
+    stray_log_odds: Any = None,
 ) -> None:
     """Add the likelihood of the rows to the model on the stack."""
     rows = row_layout(observations)
@@ -69,10 +72,17 @@ def observe(
     if tau_C is not None:
         context = np.nan_to_num(observations.context_tokens, nan=0.0)[rows.order]
         mu = mu + rows.of_rows(rows.spread(tau_C) * factor) * context
-    LIKELIHOODS[spec.likelihood](
-        mu,
-        pt.sqrt(variance),
-        nu,
-        observations.latency_ms[rows.order],
-        observations.n_averaged[rows.order].astype(float),
-    )
+    sigma, observed = pt.sqrt(variance), observations.latency_ms[rows.order]
+    n_averaged = observations.n_averaged[rows.order].astype(float)
+    if stray_log_odds is None:
+        LIKELIHOODS[spec.likelihood](mu, sigma, nu, observed, n_averaged)
+    else:
+        odds = rows.of_rows(rows.spread(stray_log_odds))
+        observe_with_strays(spec.likelihood, mu, sigma, nu, odds, observed, n_averaged)
+
+
+def stray_log_odds(spec: ModelSpec) -> Any:
+    """Log odds of a stray row in the log of each deployment; None where there are none."""
+    if not spec.strays:
+        return None
+    return pm.Normal("stray_log_odds", *STRAY_LOG_ODDS, dims="deployment")

@@ -65,6 +65,10 @@ DISCREPANCY_OWN: Final = (0.03, 0.4)
 standard deviation (a few per cent), and the standard deviation of the logarithm of that. Larger
 values let it take over what the formula says, and the formula no longer rules far from data."""
 
+STRAY_LOG_ODDS: Final = (-4.0, 2.0)
+"""Mean and standard deviation of the log odds of a stray row: two rows in a hundred, seldom more
+than half."""
+
 MIN_OWN_DISCREPANCY: Final = 1e-3**2
 """Least variance of a deployment's own discrepancy: its scale may come near zero."""
 

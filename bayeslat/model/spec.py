@@ -35,6 +35,10 @@ class ModelSpec:
         (`bayeslat.model.quantities`).
     discrepancy : bool
         Whether a latency may stray smoothly from the formula (`bayeslat.discrepancy`).
+    strays : bool
+        Whether a log may hold rows that are no steps of their deployment (other work in the
+        measured time, a wrong clock, mixed-up columns). Their share of each log is estimated, and
+        predictions are of steps, not of strays. Off by default: rare outliers need none of it.
 
     Raises
     ------
@@ -55,6 +59,7 @@ class ModelSpec:
     likelihood: str = "student_t"
     priors: Mapping[str, Prior] = field(default_factory=dict)
     discrepancy: bool = True
+    strays: bool = False
 
     def __post_init__(self) -> None:
         unknown = [term for term in self.terms if term not in OPTIONAL_PARAMETERS]
@@ -107,6 +112,7 @@ class ModelSpec:
             "likelihood": self.likelihood,
             "priors": priors,
             "discrepancy": self.discrepancy,
+            "strays": self.strays,
         }
         return json.dumps(content, sort_keys=True)
 
@@ -115,7 +121,13 @@ class ModelSpec:
         """Read what `to_json` wrote."""
         content = json.loads(text)
         priors = {name: _prior_from_dict(entry) for name, entry in content["priors"].items()}
-        return cls(tuple(content["terms"]), content["likelihood"], priors, content["discrepancy"])
+        return cls(
+            tuple(content["terms"]),
+            content["likelihood"],
+            priors,
+            content["discrepancy"],
+            content["strays"],
+        )
 
 
 def _prior_to_dict(prior: Prior) -> dict[str, Any]:

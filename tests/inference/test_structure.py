@@ -25,7 +25,7 @@ PARTS = ("prior", "likelihood")
 STEP = 1e-5
 """Of the differences: their rounding and truncation are about equal."""
 
-SPEC = ModelSpec(terms=("tau_B", "tau_C", "r_F"))
+SPEC = ModelSpec(terms=("tau_B", "tau_C", "r_F"), strays=True)
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pymc as pm
-from scipy import stats
+from scipy import special, stats
 
 import bayeslat as bl
 from bayeslat import saturation
 from bayeslat.catalog import load_catalog
 from bayeslat.model import ModelSpec
 from bayeslat.model.design import fleet_design
-from bayeslat.model.likelihood import NU_OFFSET
+from bayeslat.model.likelihood import NU_OFFSET, STRAY_SPREAD
 from bayeslat.model.quantities import to_parameters
 
 FAST = "FAST_COMPILE"
@@ -57,9 +57,15 @@ def likelihood_of_rows(steps: bl.Observations, spec: ModelSpec, values: dict, ba
         variance = variance + scale2 * (1.0 - np.sum(features**2, axis=1))
     t, sigma = steps.latency_ms, np.sqrt(variance)
     if spec.likelihood == "student_t":
-        return stats.t.logpdf(
+        found = stats.t.logpdf(
             t, steps.n_averaged * (NU_OFFSET + values["nu_excess"]), mu, sigma * mu
         )
-    if spec.likelihood == "normal":
-        return stats.norm.logpdf(t, mu, sigma * mu)
-    return stats.lognorm.logpdf(t, sigma, scale=mu)
+    elif spec.likelihood == "normal":
+        found = stats.norm.logpdf(t, mu, sigma * mu)
+    else:
+        found = stats.lognorm.logpdf(t, sigma, scale=mu)
+    if not spec.strays:
+        return found
+    share = special.expit(values["stray_log_odds"][rows])
+    strays = stats.lognorm.pdf(t, STRAY_SPREAD, scale=mu)
+    return np.log((1.0 - share) * np.exp(found) + share * strays)

@@ -11,11 +11,12 @@ from bayeslat.model.rows import row_layout
 FAMILIES = ("student_t", "normal", "lognormal")
 
 
+@pytest.mark.parametrize("strays", [False, True], ids=["steps", "strays"])
 @pytest.mark.parametrize("discrepancy", [False, True], ids=["formula", "discrepancy"])
 @pytest.mark.parametrize("likelihood", FAMILIES)
-def test_likelihood_is_the_formula_with_relative_noise(steps, likelihood, discrepancy):
+def test_likelihood_is_the_formula_with_relative_noise(steps, likelihood, discrepancy, strays):
     terms = (*ModelSpec().terms, "w_0", "gamma_B", "m_S") if discrepancy else ModelSpec().terms
-    spec = ModelSpec(terms=terms, likelihood=likelihood, discrepancy=discrepancy)
+    spec = ModelSpec(terms=terms, likelihood=likelihood, discrepancy=discrepancy, strays=strays)
     model = build_model(steps, spec)
     point = moved(model, 0.1)
     values = constrained(point)

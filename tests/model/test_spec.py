@@ -16,10 +16,11 @@ def test_json_round_trip_keeps_every_prior():
             "floor_share": Prior(0.4, 0.3, stack=ScalePrior(0.3, spread=0.1)),
         },
         discrepancy=False,
+        strays=True,
     )
     again = ModelSpec.from_json(spec.to_json())
     assert again.terms == spec.terms and again.likelihood == spec.likelihood
-    assert again.discrepancy is False
+    assert again.discrepancy is False and again.strays is True
     for name in spec.quantities:
         assert again.prior(name) == spec.prior(name)
 
@@ -27,6 +28,7 @@ def test_json_round_trip_keeps_every_prior():
 def test_the_default_spec_comes_back_as_itself():
     again = ModelSpec.from_json(ModelSpec().to_json())
     assert again.terms == ModelSpec().terms and again.discrepancy is True
+    assert again.strays is False
     assert {name: again.prior(name) for name in again.quantities} == {
         name: DEFAULT_PRIORS[name] for name in again.quantities
     }
