@@ -9,13 +9,18 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import NUTS
+from numpyro.infer.util import ParamInfo
 
 __all__ = ["PIECE", "Piece", "Tuning", "pieces"]
 
 PIECE = 50
 """Transitions of one piece; chains that run at once wait for each other after each."""
+
+UNKNOWN_POTENTIAL = 1e9
+"""Above any that sampling meets, and low enough for doubles to tell smaller ones apart."""
 
 type Piece = tuple[Any, ...]
 """Position, divergence, leapfrog steps and energy: arrays, each (chain, `PIECE`) first."""
@@ -76,11 +81,12 @@ def _programs(
         )
 
     def begin(data: tuple[Any, ...], start: jax.Array, key: jax.Array) -> Any:
-        return kernel(data).init(key, tuning.tune, start)
+        return kernel(data).init(key, tuning.tune, _unknown(start))
 
     def advance(data: tuple[Any, ...], state: Any) -> Any:
         nuts = kernel(data)
-        nuts.init(state.rng_key, tuning.tune, state.z)  # for its schedule; the state is not used
+        # for its schedule; the state is not used
+        nuts.init(state.rng_key, tuning.tune, _unknown(state.z))
 
         def transition(state: Any, _: None) -> Any:
             state = nuts.sample(state, (), {})
@@ -94,3 +100,12 @@ def _programs(
         return jax.jit(jax.vmap(program, in_axes=in_axes))
 
     return over_chains(begin, (None, 0, 0)), over_chains(advance, (None, 0))
+
+
+def _unknown(z: jax.Array) -> ParamInfo:
+    """A point whose potential nobody has computed.
+
+    The program that did would take as long to compile as all others. Against a potential so high
+    the first transition moves to the best point that it comes by, and is one of the warm-up.
+    """
+    return ParamInfo(z, jnp.asarray(UNKNOWN_POTENTIAL), jnp.zeros_like(z))

@@ -32,6 +32,19 @@ def test_draws_are_those_of_the_density():
     assert not diverging[:, TUNING.tune :].any() and (steps < 2**TUNING.max_depth).all()
 
 
+def test_the_potential_of_the_start_does_not_show():
+    """Nobody computes it, and a start in a far tail is left all the same."""
+
+    def density(u):
+        return -0.5 * jnp.sum(u**2)
+
+    keys = jax.random.split(jax.random.key(3), 1)
+    found = list(pieces(density, (), jnp.full((1, 3), 30.0), keys, TUNING, 2))
+    position, _, _, energy = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    assert np.abs(position[0, TUNING.tune :]).max() < 6.0
+    assert energy[0, 1:].max() < 1e4
+
+
 def test_other_data_compile_nothing():
     traced: list = []
 
