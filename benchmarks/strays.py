@@ -68,7 +68,7 @@ def main() -> None:
         "to learn from, spoiled as said, and 100 clean ones to forecast;"
         f" 4 x {DRAWS} draws or more.",
         "",
-        "| spoiled | model | MAPE, % | coverage of 90 % | above p99 | sigma | strays found | R-hat |",
+        "| spoiled | model | MAPE, % | in 90 % interval | above p99 | sigma | found | R-hat |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for share, kind in CASES:
