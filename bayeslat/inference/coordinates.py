@@ -14,7 +14,6 @@ as one, and only there is the pooling linear.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, NamedTuple
 
 import jax
@@ -35,12 +34,9 @@ SHARES: Final = ("floor_share",)
 N_BISECTIONS: Final = 80
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["resolution"], meta_fields=["quantities"])
 @dataclass(frozen=True)
 class Coordinates:
     """The map between pooled quantities and sampling coordinates, both (quantity, deployment).
-
-    A pytree, so that programs take its numbers as data.
 
     Parameters
     ----------

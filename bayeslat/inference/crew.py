@@ -67,18 +67,6 @@ class Crew:
         """Whether it has not been sent home."""
         return bool(self._workers)
 
-    def prepare(self, data: tuple[Any, ...], dim: int, tuning: Tuning) -> None:
-        """Have every worker compile; returns at once.
-
-        Parameters
-        ----------
-        data, dim, tuning
-            As of a run to come; only the shapes of the data count.
-        """
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(data)]
-        for worker in self._workers:
-            _tell(worker, "prepare", {"data": leaves, "dim": dim, "tuning": tuple(tuning)})
-
     def run(
         self, data: tuple[Any, ...], starts: Any, keys: Any, tuning: Tuning, n_pieces: int
     ) -> Iterator[list[Piece]]:

@@ -74,12 +74,11 @@ class Geometry:
     def log_density(self) -> Callable[[jax.Array], jax.Array]:
         """Log-posterior of u up to a constant: what a sampler walks on.
 
-        A function with all numbers of the map as data, so that programs compiled for one map serve
-        for every other map of the same posterior.
+        A function with its centre and factor as data, so that programs compiled for one map serve
+        for every other map of the same target.
         """
-        target = self.target
-        data = (target.coordinates, target.shear, self.centre, self.factor)
-        return Partial(target.unmoved.log_posterior_at, *jax.tree.map(jnp.asarray, data))
+        data = jax.tree.map(jnp.asarray, (self.centre, self.factor))
+        return Partial(self.target.log_posterior_at, *data)
 
     def to_coordinates(self, draws: Array) -> Array:
         """Draws of u, shape (..., dim), to coordinates y."""
@@ -108,7 +107,6 @@ def gaussian_geometry(
     variance: Array,
     basis: Basis | None = None,
     seed: int,
-    foresee: Callable[["Geometry"], None] | None = None,
 ) -> Geometry:
     """Centre and whiten with the Gaussian nearest to the posterior.
 
@@ -130,44 +128,25 @@ def gaussian_geometry(
         Features of the discrepancy, where the model has one.
     seed : int
         Seed of the starts and of the cloud that the Gaussian is fitted with.
-    foresee : callable, optional
-        Told early, in a thread of its own, of a map of the same posterior with arrays of the same
-        shapes: programs that take its numbers as data may be compiled while it is still sought.
     """
     density = flat_density(model)
     target = Target(
         density, Coordinates(quantities, np.ones_like(mean)), structure_of(model, density, stack)
     )
-    where = observations, quantities, w_1, basis
-    with ThreadPoolExecutor(2) as pool:  # a compiler leaves other cores alone
-        jobs = [pool.submit(target.compile)]
-        if foresee is not None:
-            jobs.append(pool.submit(foresee, _foreseen(target, *where)))
+    with ThreadPoolExecutor(1) as pool:  # a compiler leaves other cores alone
+        compiling = pool.submit(target.compile)
         start = starting_points(observations, quantities, w_1, mean, np.sqrt(variance), seed=seed)
         resolution = term_resolution(observations, quantities, w_1, start, variance, basis)
-        for job in jobs:
-            job.result()
+        compiling.result()
     target = target.moved(coordinates=Coordinates(quantities, resolution))
     y = climb(target, _initial_coordinates(target, start), _free_in_climb(target))
     rng = np.random.default_rng([seed, 1])  # the starts have taken the seed itself
     if basis is not None:
         y, _ = nearest_gaussian(target, y, rng, rounds=ROUGH_ROUNDS)
-        target = target.moved(shear=_shear(target, y, *where))
+        shear = _shear(target, y, observations, quantities, w_1, basis)
+        target = target.moved(shear=shear)
     centre, factor = nearest_gaussian(target, y, rng)
     return Geometry(target, centre, factor)
-
-
-def _foreseen(
-    target: Target,
-    observations: Observations,
-    quantities: tuple[str, ...],
-    w_1: Array,
-    basis: Basis | None,
-) -> Geometry:
-    """A map whose arrays have the shapes of the one that will be found."""
-    y = target.density.initial
-    target = target.moved(shear=_shear(target, y, observations, quantities, w_1, basis))
-    return Geometry(target, y, target.structure.layout.factor(np.eye(y.size)))
 
 
 def _shear(
@@ -176,10 +155,8 @@ def _shear(
     observations: Observations,
     quantities: tuple[str, ...],
     w_1: Array,
-    basis: Basis | None,
-) -> Shear | None:
-    if basis is None:
-        return None
+    basis: Basis,
+) -> Shear:
     flat = np.asarray(target.flatten(jnp.asarray(y))[0])
     where = target.density.slices()
     return shear_at(

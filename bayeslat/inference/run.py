@@ -23,7 +23,7 @@ from bayeslat.inference.convergence import (
 )
 from bayeslat.inference.density import flat_density
 from bayeslat.inference.geometry import Geometry, gaussian_geometry, recentred
-from bayeslat.inference.samplers import PREPARATIONS, SAMPLERS, SamplerDraws, SamplerSettings
+from bayeslat.inference.samplers import SAMPLERS, SamplerDraws, SamplerSettings
 from bayeslat.inference.tempering import SETS, temper
 from bayeslat.observations import Observations
 
@@ -100,10 +100,6 @@ def sample_model(
     """
     seeds = iter(np.random.SeedSequence(settings.seed).generate_state(4).tolist())
     report("starting points, nearest Gaussian")
-
-    def foresee(geometry: Geometry) -> None:
-        PREPARATIONS[sampler](geometry.log_density, geometry.dim, settings)
-
     geometry = gaussian_geometry(
         model,
         observations,
@@ -114,7 +110,6 @@ def sample_model(
         variance=variance,
         basis=basis,
         seed=next(seeds),
-        foresee=foresee if sampler in PREPARATIONS else None,
     )
 
     def run(geometry: Geometry, settings: SamplerSettings) -> tuple[SampledModel, SamplerDraws]:

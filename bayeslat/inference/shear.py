@@ -15,7 +15,6 @@ changes the walk and never the posterior.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -38,16 +37,9 @@ WEIGHT_VARIANCE = DISCREPANCY_STACK[0] ** 2 + DISCREPANCY_OWN[0] ** 2
 """Prior variance of a weight at the median scales."""
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["w_1", "batch_size", "total_tokens", "context_tokens", "gain", "origin"],
-    meta_fields=["quantities"],
-)
 @dataclass(frozen=True, eq=False)
 class Shear:
     """How far the weights of each deployment follow its quantities.
-
-    A pytree, so that programs take its numbers as data.
 
     Parameters
     ----------

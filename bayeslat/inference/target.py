@@ -75,15 +75,8 @@ class Target:
             As of the class.
         """
         target = replace(self, **changes)
-        target.__dict__.update(
-            _prior=self._prior, _likelihood=self._likelihood, unmoved=self.unmoved
-        )
+        target.__dict__.update(_prior=self._prior, _likelihood=self._likelihood)
         return target
-
-    @cached_property
-    def unmoved(self) -> Self:
-        """The first of all that were moved from each other."""
-        return self
 
     def compile(self) -> None:
         """Compile what takes longest, the Hessians of prior and likelihood."""
@@ -104,17 +97,9 @@ class Target:
         flat, log_jacobian = self.flatten(y)
         return self.density.prior(flat) + self.density.likelihood(flat) + log_jacobian
 
-    def log_posterior_at(
-        self,
-        coordinates: Coordinates,
-        shear: Shear | None,
-        centre: jax.Array,
-        factor: ArrowFactor,
-        u: jax.Array,
-    ) -> jax.Array:
-        """Log-posterior of y = centre + factor u, in any coordinates and with any shear."""
-        target = replace(self, coordinates=coordinates, shear=shear)
-        return target.log_posterior(centre + factor.apply(u))
+    def log_posterior_at(self, centre: jax.Array, factor: ArrowFactor, u: jax.Array) -> jax.Array:
+        """Log-posterior of y = centre + factor u."""
+        return self.log_posterior(centre + factor.apply(u))
 
     def derivatives(self, y: Array) -> Derivatives:
         """Log-posterior, its gradient and its exact Hessian."""

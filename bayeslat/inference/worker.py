@@ -7,7 +7,7 @@ answers over its standard output.
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["main"]
@@ -26,11 +26,7 @@ def main(core: int) -> None:
         if kind == "density":
             function = _density(content)
             continue
-        if function is None:
-            continue
-        if kind == "prepare":
-            _prepare(function, content)
-        else:
+        if function is not None:
             _run(function, content, answers)
 
 
@@ -55,27 +51,7 @@ def _density(serialized: bytes) -> Callable[..., Any]:
     return log_density
 
 
-def _prepare(function: Callable[..., Any], content: dict[str, Any]) -> None:
-    """Compile: a piece from nowhere, whose transitions all end with their first step."""
-    import jax
-    import numpy as np
-
-    nowhere = {
-        "starts": np.full((1, content["dim"]), np.nan),
-        "keys": np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), 1))),
-        "n_pieces": 1,
-    }
-    for _ in _chains(function, {**content, **nowhere}):
-        pass
-
-
 def _run(function: Callable[..., Any], content: dict[str, Any], answers: Any) -> None:
-    for piece in _chains(function, content):
-        pickle.dump(piece, answers)
-        answers.flush()
-
-
-def _chains(function: Callable[..., Any], content: dict[str, Any]) -> Iterator[Any]:
     import jax
     import jax.numpy as jnp
 
@@ -87,7 +63,9 @@ def _chains(function: Callable[..., Any], content: dict[str, Any]) -> Iterator[A
     for chain in range(len(content["starts"])):
         own = slice(chain, chain + 1)
         starts = jnp.asarray(content["starts"][own])
-        yield from pieces(function, data, starts, keys[own], tuning, n_pieces)
+        for piece in pieces(function, data, starts, keys[own], tuning, n_pieces):
+            pickle.dump(piece, answers)
+            answers.flush()
 
 
 if __name__ == "__main__":

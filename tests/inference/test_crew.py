@@ -50,15 +50,6 @@ def test_workers_run_the_same_chains(crew, asked):
             np.testing.assert_allclose(energy, piece[3], rtol=1e-6)
 
 
-def test_what_was_prepared_changes_no_chain(crew, asked):
-    expected = list(crew.run(DATA, *asked, TUNING, 1))
-    unknown = jax.tree.map(jnp.zeros_like, DATA)
-    crew.prepare(unknown, DIM, TUNING)
-    for found, piece in zip(crew.run(DATA, *asked, TUNING, 1), expected, strict=True):
-        for one, other in zip(found, piece, strict=True):
-            jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
 def test_other_data_need_no_other_crew(crew, asked):
     moved = ({"mean": DATA[0]["mean"] + 100.0, "order": DATA[0]["order"]},)
     again = crew_for(density, moved, DIM, [0, 0])

@@ -23,13 +23,7 @@ def model(tiny_steps):
 
 
 @pytest.fixture(scope="module")
-def foreseen() -> list[Geometry]:
-    """Maps that were told of before the geometry was found."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def geometry(tiny_steps, model, foreseen) -> Geometry:
+def geometry(tiny_steps, model) -> Geometry:
     spec, design = ModelSpec(), fleet_design(tiny_steps.deployments, load_catalog())
     return gaussian_geometry(
         model,
@@ -40,7 +34,6 @@ def geometry(tiny_steps, model, foreseen) -> Geometry:
         mean=prior_mean(spec, design),
         variance=marginal_variance(spec, design),
         seed=0,
-        foresee=foreseen.append,
     )
 
 
@@ -56,16 +49,6 @@ def test_flat_density_is_the_log_density_of_the_model(model):
     assert float(found) == pytest.approx(
         float(model.compile_logp(mode="FAST_COMPILE")(moved)), rel=1e-10
     )
-
-
-def test_what_was_foreseen_serves_for_what_was_found(geometry, foreseen):
-    [early] = foreseen
-    before, now = early.log_density, geometry.log_density
-    assert before.func == now.func  # one function: compiled once
-    shapes = [jax.tree.map(np.shape, each.args) for each in (before, now)]
-    assert shapes[0] == shapes[1]
-    u = jnp.asarray(0.1 * np.random.default_rng(1).standard_normal(geometry.dim))
-    assert float(before(u)) != float(now(u))
 
 
 def test_log_density_differs_from_the_model_by_the_jacobian_alone(geometry):

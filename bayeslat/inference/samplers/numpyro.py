@@ -32,13 +32,14 @@ def sample(log_density: LogDensity, dim: int, settings: SamplerSettings) -> Samp
     The arguments of a `jax.tree_util.Partial` are data: the next call with the same function, other
     data and the same tuning compiles nothing.
     """
-    partial, tuning = _as_partial(log_density), _tuning(settings)
+    partial = log_density if isinstance(log_density, Partial) else Partial(log_density)
+    tuning = Tuning(settings.tune, settings.target_accept, settings.max_depth)
     starts = jnp.asarray(jittered_starts(dim, settings))
     keys = jax.random.split(jax.random.key(settings.seed), settings.chains)
     at_once = chains_at_once(settings.chains)
     n_pieces = -(-(settings.tune + settings.draws) // PIECE)
     n_waves = settings.chains // at_once
-    if _in_processes(dim, at_once):
+    if jax.default_backend() == "cpu" and at_once > 1 and dim >= MIN_CREW_DIM:
         crew = crew_for(partial.func, partial.args, dim, own_cores(at_once))
         order = np.arange(settings.chains).reshape(at_once, n_waves).T.ravel()
         run: Iterator[Piece] = (
@@ -69,29 +70,6 @@ def sample(log_density: LogDensity, dim: int, settings: SamplerSettings) -> Samp
     return SamplerDraws(
         *(_joined(part, n_pieces, settings)[back] for part in zip(*found, strict=True))
     )
-
-
-def prepare(log_density: LogDensity, dim: int, settings: SamplerSettings) -> None:
-    """Start the processes that will run the chains and have them compile, while others work.
-
-    Takes what `sample` takes; only the shapes of the density's data need be those of the run.
-    """
-    partial, at_once = _as_partial(log_density), chains_at_once(settings.chains)
-    if _in_processes(dim, at_once):
-        crew = crew_for(partial.func, partial.args, dim, own_cores(at_once))
-        crew.prepare(partial.args, dim, _tuning(settings))
-
-
-def _as_partial(log_density: LogDensity) -> Partial:
-    return log_density if isinstance(log_density, Partial) else Partial(log_density)
-
-
-def _tuning(settings: SamplerSettings) -> Tuning:
-    return Tuning(settings.tune, settings.target_accept, settings.max_depth)
-
-
-def _in_processes(dim: int, at_once: int) -> bool:
-    return jax.default_backend() == "cpu" and at_once > 1 and dim >= MIN_CREW_DIM
 
 
 def _joined(parts: tuple[Any, ...], n_pieces: int, settings: SamplerSettings) -> Any:
