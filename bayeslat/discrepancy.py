@@ -8,20 +8,25 @@ in every direction. What the centres do not reach, 1 - |phi(x)|^2 of the prior v
 as independent noise (the fully independent training conditional of Snelson and Ghahramani, 2006,
 "Sparse Gaussian processes using pseudo-inputs"): near data almost nothing, far away all of it, so
 that the formula rules there while the interval widens.
+
+Beyond the token counts that were measured of a deployment nothing bounds how far it strays: caches,
+links and kernels have limits of which a formula knows nothing. There the latency has an unknown
+power more, exp(p log(S / S_max)) above the largest measured S and likewise below the least, with p
+normal around zero. It is one wherever data are, so no data tell p and no fit needs it.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
+from scipy import linalg, special
 
 from bayeslat.saturation import prefill_share
 
-__all__ = ["LENGTH_SCALES", "MAX_CENTRES", "Basis", "Discrepancy", "basis_for"]
+__all__ = ["LENGTH_SCALES", "MAX_CENTRES", "Basis", "Discrepancy", "basis_for", "unknown_powers"]
 
 type Array = NDArray[np.float64]
 
@@ -33,6 +38,10 @@ MAX_CENTRES: Final = 24
 
 MAX_MISSING: Final = 0.1
 """Centres are added until no measured design point, rounded to the grid, misses more variance."""
+
+POWER_SPREAD: Final = 0.1
+"""Standard deviation of the unknown power beyond the measured token counts: seven per cent of the
+latency for twice as many."""
 
 GRID: Final = 0.05
 """Design points nearer than this, in both coordinates, count as one."""
@@ -127,15 +136,54 @@ class Discrepancy:
         Of the features: delta = phi . weights, on the scale of log latency.
     scale : array, shape (draw,)
         Prior standard deviation of delta, which the missing share of the variance is a share of.
+    power : array, shape (draw,), optional
+        Unknown power of the latency beyond the measured token counts; zero where not given.
+    reach : tuple of float
+        Least and largest token count that was measured.
     """
 
     basis: Basis
     weights: Array
     scale: Array
+    power: Array | None = None
+    reach: tuple[float, float] = (1.0, np.inf)
 
     def take(self, draws: Any) -> Self:
         """The draws of these indices."""
-        return type(self)(self.basis, self.weights[draws], self.scale[draws])
+        power = None if self.power is None else self.power[draws]
+        return replace(self, weights=self.weights[draws], scale=self.scale[draws], power=power)
+
+    def features(self, batch_size: Any, total_tokens: Any) -> Array:
+        """Features of design points, shape (point, feature), as `loadings` takes them.
+
+        Parameters
+        ----------
+        batch_size, total_tokens : array, shape (point,)
+            B and S.
+        """
+        features = self.basis.features(batch_size, total_tokens)
+        if self.power is None:
+            return features
+        tokens = np.asarray(total_tokens, dtype=float)
+        beyond = np.log(tokens / np.clip(tokens, *self.reach))
+        return np.column_stack([features, beyond])
+
+    def missing(self, features: Array) -> Array:
+        """Share of the prior variance that the features of a point miss."""
+        return self.basis.missing(features[..., : self.basis.size])
+
+    @property
+    def loadings(self) -> Array:
+        """What the features are multiplied with, shape (draw, feature)."""
+        if self.power is None:
+            return self.weights
+        return np.column_stack([self.weights, self.power])
+
+
+def unknown_powers(n: int, *, seed: int) -> Array:
+    """Draws of the unknown power, shape (n,): quantiles of its normal in a random order."""
+    levels = (np.arange(n) + 0.5) / n
+    return POWER_SPREAD * special.ndtri(np.random.default_rng(seed).permutation(levels))
 
 
 def basis_for(

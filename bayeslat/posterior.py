@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from bayeslat import decisions
 from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
-from bayeslat.discrepancy import Basis, Discrepancy
+from bayeslat.discrepancy import Basis, Discrepancy, unknown_powers
 from bayeslat.errors import InputError, UnknownDeploymentError
 from bayeslat.identifiability import combinations, identifiability_table
 from bayeslat.inference.cold_start import (
@@ -191,22 +192,38 @@ class FleetPosterior:
             }
             n = flat["sigma"].size
             sigma, nu = flat.pop("sigma"), flat.pop("nu", np.full(n, np.inf))
-            ratio, missed = flat.pop("sigma_ratio", None), self._discrepancy(own)
+            ratio, missed = flat.pop("sigma_ratio", None), self._discrepancy(deployment)
             w_1 = np.full(n, float(self.constant_data["w_1"][position]))
             self._draws[deployment] = DeploymentDraws(
                 deployment, {**flat, "w_1": w_1}, sigma, nu, self.spec.likelihood, ratio, missed
             )
         return self._draws[deployment]
 
-    def _discrepancy(self, own: xr.Dataset) -> Discrepancy | None:
+    def _discrepancy(self, deployment: Deployment) -> Discrepancy | None:
         """Draws of what the formula misses at one deployment; None where the model has none."""
-        text = self.tree.attrs.get("discrepancy_basis")
-        if not text:
+        if self.basis is None:
             return None
-        basis = Basis.from_json(text)
+        position = self.deployments.index(deployment)
+        own = self.posterior.isel(deployment=position)
         weights = own["discrepancy"].transpose("chain", "draw", "basis").to_numpy()
         scale = own["discrepancy_scale"].to_numpy().ravel()
-        return Discrepancy(basis, weights.reshape(scale.size, basis.size), scale)
+        power = unknown_powers(scale.size, seed=crc32(deployment.label.encode()))
+        return Discrepancy(
+            self.basis,
+            weights.reshape(scale.size, self.basis.size),
+            scale,
+            power,
+            self._reach(self.basis, position),
+        )
+
+    def _reach(self, basis: Basis, position: int) -> tuple[float, float]:
+        """Token counts that one deployment was measured in; all of the fleet's for a newcomer."""
+        if "intercept" in self.posterior:
+            found = self.constant_data["measured_range"].sel(design_axis="total_tokens")
+            low, high = found.isel(deployment=position).to_numpy()
+        else:
+            low, high = np.exp(basis.centres[:, 0].min()), np.exp(basis.centres[:, 0].max())
+        return float(low), float(high)
 
     @cached_property
     def _draws(self) -> dict[Deployment, DeploymentDraws]:

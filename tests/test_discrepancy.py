@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from bayeslat import discrepancy
 from bayeslat.discrepancy import (
@@ -7,9 +8,11 @@ from bayeslat.discrepancy import (
     LENGTH_SCALES,
     MAX_CENTRES,
     MAX_MISSING,
+    POWER_SPREAD,
     Basis,
     Discrepancy,
     basis_for,
+    unknown_powers,
 )
 
 
@@ -150,9 +153,11 @@ def test_many_points_have_the_features_of_each(monkeypatch):
 def test_draws_of_the_discrepancy_are_taken_together():
     rng = np.random.default_rng(0)
     basis = basis_for(*steps())
-    whole = Discrepancy(basis, rng.normal(size=(10, basis.size)), rng.random(10))
+    weights, power = rng.normal(size=(10, basis.size)), rng.normal(size=10)
+    whole = Discrepancy(basis, weights, rng.random(10), power, (4.0, 512.0))
     part = whole.take(np.array([7, 7, 0]))
-    assert part.basis is basis
+    assert part.basis is basis and part.reach == whole.reach
+    np.testing.assert_array_equal(part.power, power[[7, 7, 0]])
     np.testing.assert_array_equal(part.weights, whole.weights[[7, 7, 0]])
     np.testing.assert_array_equal(part.scale, whole.scale[[7, 7, 0]])
 
@@ -171,3 +176,26 @@ def test_prior_draws_have_the_kernel_as_their_covariance():
     # what is missing also takes its share of the correlations.
     room = 4.5 * np.sqrt(2.0 / n) + basis.missing(features).max()
     np.testing.assert_allclose(np.cov(delta.T), exact, rtol=0.0, atol=room)
+
+
+def test_beyond_what_was_measured_a_power_is_unknown():
+    basis = basis_for(*steps())
+    weights, power = 0.05 * np.ones((4, basis.size)), np.array([-0.2, 0.0, 0.1, 0.3])
+    plain = Discrepancy(basis, weights, np.ones(4))
+    wide = Discrepancy(basis, weights, np.ones(4), power, reach=(8.0, 1_024.0))
+    tokens = np.array([1.0, 4.0, 8.0, 100.0, 1_024.0, 2_048.0, 8_192.0])
+    batch = np.ones(tokens.size)
+    delta, more = (each.loadings @ each.features(batch, tokens).T for each in (plain, wide))
+    beyond = np.array([-np.log(8.0), -np.log(2.0), 0.0, 0.0, 0.0, np.log(2.0), np.log(8.0)])
+    np.testing.assert_allclose(more - delta, power[:, None] * beyond, atol=1e-14)
+    np.testing.assert_array_equal(
+        wide.missing(wide.features(batch, tokens)), plain.missing(plain.features(batch, tokens))
+    )
+
+
+def test_unknown_powers_are_quantiles_of_their_normal():
+    powers = unknown_powers(999, seed=3)
+    levels = stats.norm.cdf(np.sort(powers), scale=POWER_SPREAD)
+    np.testing.assert_allclose(levels, (np.arange(999) + 0.5) / 999, atol=1e-12)
+    assert abs(np.corrcoef(powers, np.arange(999))[0, 1]) < 0.13  # four standard errors
+    np.testing.assert_array_equal(powers, unknown_powers(999, seed=3))

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 import bayeslat as bl
-from bayeslat.discrepancy import basis_for
+from bayeslat.discrepancy import GRID, POWER_SPREAD, basis_for
 from bayeslat.model.spec import ModelSpec
 from bayeslat.schema import Deployment
 
@@ -14,8 +14,8 @@ N_CHAINS, N_DRAWS = 2, 25
 OWN = ("H100-80GB", "llama-7b")
 
 
-def make_fleet(*, extended):
-    """Two deployments with draws about typical values."""
+def make_fleet(*, extended, measured=None):
+    """Two deployments with draws about typical values; a fleet where tokens were measured."""
     rng = np.random.default_rng(1)
     dims, shape = ("chain", "draw", "deployment"), (N_CHAINS, N_DRAWS, 2)
     spec = ModelSpec()
@@ -25,7 +25,7 @@ def make_fleet(*, extended):
         name: (dims, typical.get(name, 1e-3) * rng.lognormal(0.0, 0.1, shape)) for name in names
     }
     variables["nu"] = (dims[:2], 3.0 + rng.random(shape[:2]))
-    attrs = {"spec": spec.to_json()}
+    attrs = {"spec": spec.to_json(), "discrepancy_basis": ""}
     if extended:
         weights = 0.1 * rng.normal(size=(N_CHAINS, N_DRAWS, BASIS.size, 2))
         variables["sigma_ratio"] = (dims, rng.lognormal(0.5, 0.1, shape))
@@ -36,6 +36,11 @@ def make_fleet(*, extended):
     own |= {"engine": [""] * 2, "precision": [""] * 2}
     constants = {f"deployment_{name}": ("deployment", values) for name, values in own.items()}
     constants |= {"w_1": ("deployment", [1.0, 1.3]), "context_per_request": ("deployment", [0, 7])}
+    if measured is not None:
+        variables["intercept"] = (dims[:2], np.zeros(shape[:2]))
+        ranges = np.broadcast_to(np.array(measured), (2, 1, 2))
+        constants["measured_range"] = (("deployment", "design_axis", "bound"), ranges)
+        constants["design_axis"] = ("design_axis", ["total_tokens"])
     tree = xr.DataTree.from_dict(
         {"posterior": xr.Dataset(variables), "constant_data": xr.Dataset(constants)}
     )
@@ -72,3 +77,25 @@ def test_latency_passes_the_number_of_steps_on(extended):
     np.testing.assert_array_equal(many.n_averaged, [1.0, 16.0])
     assert many.std()[0] == pytest.approx(fleet.latency(*OWN, **step).std(), rel=1e-12)
     assert many.std()[1] < many.std()[0]
+
+
+def test_a_power_is_unknown_beyond_the_deployments_own_token_counts():
+    fleet = make_fleet(extended=True, measured=(16.0, 512.0))
+    discrepancy = fleet.draws(Deployment(*OWN)).discrepancy
+    assert discrepancy.reach == (16.0, 512.0)
+    assert discrepancy.power.std() == pytest.approx(POWER_SPREAD, rel=0.05)
+    newcomer = make_fleet(extended=True).draws(Deployment(*OWN)).discrepancy
+    assert newcomer.reach == pytest.approx((1.0, 2_000.0), rel=GRID)
+
+
+def test_intervals_widen_with_the_distance_from_what_was_measured():
+    narrow, wide = (
+        make_fleet(extended=True, measured=(1.0, top)).latency(
+            *OWN, batch_size=1, total_tokens=[256, 4096], context_tokens=0
+        )
+        for top in (512.0, 4096.0)
+    )
+    low, high = narrow.interval(0.9)
+    before, after = wide.interval(0.9)
+    assert (low[0], high[0]) == (before[0], after[0])
+    assert low[1] < before[1] and high[1] > after[1]

@@ -108,7 +108,7 @@ class DeploymentDraws:
     At a point of prefill share h whose latency is the mean of n steps, a draw has the location and
     the relative scale ::
 
-        mu    = T exp(delta),    delta = features . weights
+        mu    = T exp(delta),    delta = features . loadings
         sigma = sqrt(sigma^2 sigma_ratio^(2 h) / n + missing scale^2)
 
     The noise averages out, the discrepancy does not: it is the same for each of the n steps. The
@@ -233,9 +233,8 @@ class DeploymentDraws:
         if self.discrepancy is None:
             none = np.zeros(points.size)
             return np.array([*columns, none]), np.empty((points.size, 0))
-        basis = self.discrepancy.basis
-        features = basis.features(points.batch_size, points.total_tokens)
-        return np.array([*columns, basis.missing(features)]), features
+        features = self.discrepancy.features(points.batch_size, points.total_tokens)
+        return np.array([*columns, self.discrepancy.missing(features)]), features
 
     @cached_property
     def _formula(self) -> tuple[Array, Array, int, bool]:
@@ -245,7 +244,7 @@ class DeploymentDraws:
         logs = [np.log(values) for values in (own["k_S"], own["r_F"], own["r_B"], ratio)]
         weights, scale = np.empty((0, self.n_draws)), np.zeros(self.n_draws)
         if self.discrepancy is not None:
-            weights, scale = self.discrepancy.weights.T, self.discrepancy.scale
+            weights, scale = self.discrepancy.loadings.T, self.discrepancy.scale
         rows = [np.broadcast_to(row, self.n_draws) for row in (*own.values(), *logs)]
         columns = np.stack([*rows, self.sigma, scale], dtype=float)
         sharp = bool(np.any(own["m_S"] != 1.0))
