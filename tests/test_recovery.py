@@ -83,15 +83,22 @@ def test_credible_intervals_cover_the_truth(fleet):
     assert inside.mean() >= least, inside.mean()
 
 
+def errors_of(fleet: bl.FleetPosterior) -> np.ndarray:
+    """Relative error of the median, each deployment at each point."""
+    return np.array(
+        [
+            fleet.latency(deployment.gpu, deployment.model, **POINTS).ppf(0.5)
+            / latency(parameters, *POINTS.values())
+            - 1.0
+            for deployment, parameters in TRUTH.items()
+        ]
+    )
+
+
 def test_medians_are_within_a_few_per_cent(fleet):
     # About 110 steps of 4 % noise a deployment and nine parameters leave 0.04 sqrt(9 / 110) = 1.1 %
     # on average over the design; its corners, up to four times that.
-    errors = [
-        fleet.latency(deployment.gpu, deployment.model, **POINTS).ppf(0.5)
-        / latency(parameters, *POINTS.values())
-        - 1.0
-        for deployment, parameters in TRUTH.items()
-    ]
+    errors = errors_of(fleet)
     assert np.sqrt(np.mean(np.square(errors))) < 0.02
     assert np.abs(errors).max() < 0.05
 
@@ -114,11 +121,6 @@ def test_strays_are_told_from_steps():
     # Each deployment has about 110 steps: a share of a third is known to 0.045.
     share = fleet.posterior["stray_share"].mean(("chain", "draw")).to_numpy()
     assert np.abs(share - 1 / 3).max() < 0.15
-    errors = [
-        fleet.latency(deployment.gpu, deployment.model, **POINTS).ppf(0.5)
-        / latency(parameters, *POINTS.values())
-        - 1.0
-        for deployment, parameters in TRUTH.items()
-    ]
+    errors = errors_of(fleet)
     # Two thirds of the steps, so 1.2 times the error without strays.
     assert np.sqrt(np.mean(np.square(errors))) < 0.03
