@@ -1,4 +1,4 @@
-"""What the discrepancy leaves of the formula's parameters: ``python benchmarks/identifiability.py``.
+"""What the discrepancy leaves of the parameters: ``python benchmarks/identifiability.py``.
 
 The recorded fleet is fitted without a discrepancy and compared with the released posterior of the
 same steps, which has one. Writes ``benchmarks/results/identifiability.md``.
