@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
+from scipy import stats
 
 from bayeslat.catalog import Catalog, load_catalog
 from bayeslat.errors import InputError
 from bayeslat.model.design import fleet_design
+from bayeslat.model.likelihood import STRAY_SPREAD
 from bayeslat.model.pooling import prior_draws
 from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_MEAN, NOISE_SCALE
 from bayeslat.model.spec import ModelSpec
@@ -30,10 +32,12 @@ __all__ = [
     "score_predictions",
 ]
 
+type Array = NDArray[np.float64]
+
 LEVELS: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLUMNS: Final = ("lower_90", "lower_50", "median", "upper_50", "upper_90")
 MAX_DRAWS: Final = 1000
-"""Draws that the mixtures of `predict_rows` keep: quantiles of steps need no more."""
+"""Draws that `predict_rows` and `leave_one_out` keep: quantiles of steps need no more."""
 
 _PRIOR_SIGMA: Final = (
     np.log(NOISE_MEAN[0]),
@@ -173,13 +177,28 @@ def leave_one_out(
         (mu, sigma), t_ms = draws.location_and_scale(points), observations.latency_ms[rows]
         z = standardise(draws.noise, t_ms, mu, sigma)
         width = sigma * (t_ms if draws.noise.log_scale else mu)
-        columns.append(draws.noise.standard_logpdf(z, draws.shape(points)) - np.log(width))
+        density = draws.noise.standard_logpdf(z, draws.shape(points)) - np.log(width)
+        columns.append(_with_strays(fleet, deployment, density, t_ms, mu))
     log_likelihood = np.concatenate(columns, axis=1)[None]
     groups = {
         "log_likelihood": xr.Dataset({"latency_ms": (("chain", "draw", "row"), log_likelihood)})
     }
     # Thinned draws are nearly independent.
     return az.loo(xr.DataTree.from_dict(groups), pointwise=True, reff=1.0)
+
+
+def _with_strays(
+    fleet: FleetPosterior, deployment: Deployment, density: Array, t_ms: Array, mu: Array
+) -> Array:
+    """Log density of logged rows, strays among them, from that of steps; each (draw, row)."""
+    if "stray_share" not in fleet.posterior:
+        return density
+    position = fleet.deployments.index(deployment)
+    share = fleet.posterior["stray_share"].isel(deployment=position).to_numpy().ravel()
+    pick = np.linspace(0, share.size - 1, len(density)).astype(int)  # as draws are thinned
+    share = share[pick, None]
+    strays = stats.lognorm.logpdf(t_ms, STRAY_SPREAD, scale=mu)
+    return np.logaddexp(np.log1p(-share) + density, np.log(share) + strays)
 
 
 def score_predictions(table: pd.DataFrame) -> PredictionScores:
@@ -212,6 +231,8 @@ def prior_predictive(
     """Step latencies that the model expects of a deployment before it has seen any step.
 
     Pooling scales are at their prior medians, and the tail index of the noise at a typical value.
+    This is the formula's prior: a few per cent of discrepancy, and what prefills add to the noise,
+    are left out.
 
     Parameters
     ----------

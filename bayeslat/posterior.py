@@ -213,16 +213,16 @@ class FleetPosterior:
             weights.reshape(scale.size, self.basis.size),
             scale,
             power,
-            self._reach(self.basis, position),
+            self._reach(position),
         )
 
-    def _reach(self, basis: Basis, position: int) -> tuple[float, float]:
-        """Token counts that one deployment was measured in; all of the fleet's for a newcomer."""
-        if "intercept" in self.posterior:
-            found = self.constant_data["measured_range"].sel(design_axis="total_tokens")
-            low, high = found.isel(deployment=position).to_numpy()
-        else:
-            low, high = np.exp(basis.centres[:, 0].min()), np.exp(basis.centres[:, 0].max())
+    def _reach(self, position: int) -> tuple[float, float]:
+        """Token counts that one deployment was measured in; for a newcomer its fleet's as well."""
+        found = self.constant_data["measured_range"].sel(design_axis="total_tokens")
+        low, high = found.isel(deployment=position).to_numpy()
+        if "fleet_tokens" in self.tree.attrs:
+            least, most = json.loads(self.tree.attrs["fleet_tokens"])
+            low, high = np.fmin(low, least), np.fmax(high, most)
         return float(low), float(high)
 
     @cached_property
@@ -397,7 +397,8 @@ class FleetPosterior:
             What to predict; by default the steps' deployments and the newcomers crossed with the
             fleet's combinations of the rest.
         sampler, draws, seed, retry, progress
-            As in `fit`; used only with steps.
+            As in `fit`; used only with steps. Shares of stray rows are estimated along, where the
+            fleet's spec has them, and not kept.
 
         Returns
         -------
@@ -448,6 +449,8 @@ class FleetPosterior:
             found, observations, self.spec, catalog, context, seed=seed, sampler=sampler
         )
         tree.attrs["discrepancy_basis"] = self.tree.attrs["discrepancy_basis"]
+        tokens = self.constant_data["measured_range"].sel(design_axis="total_tokens")
+        tree.attrs["fleet_tokens"] = json.dumps([float(tokens.min()), float(tokens.max())])
         tree.attrs["parent"] = self.tree.attrs["data_fingerprint"]
         return type(self)(tree)
 

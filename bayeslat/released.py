@@ -104,14 +104,18 @@ def write_released(
         {group: _thinned(tree[group].to_dataset(), draws) for group in GROUPS}
     )
     # Where the file lay on somebody's machine is nobody else's business.
-    source = Path(tree.attrs["data_source"]).name
+    source = " + ".join(Path(part).name for part in tree.attrs["data_source"].split(" + "))
     kept.attrs = {**tree.attrs, "data_source": source}
     save_tree(kept, place / FILE, compressed=True)
     verdict = tree.attrs["verdict"]
     card = {
         "name": name,
         **described,
-        "data": {key: kept.attrs[key] for key in ("data_fingerprint", "data_source", "n_rows")},
+        "data": {
+            "data_fingerprint": kept.attrs["data_fingerprint"],
+            "data_source": source,
+            "n_rows": int(kept.attrs["n_rows"]),
+        },
         "draws": {axis: int(kept["posterior"].sizes[axis]) for axis in ("chain", "draw")},
         "verdict": json.loads(verdict) if verdict else None,
         "spec": json.loads(tree.attrs["spec"]),

@@ -16,6 +16,7 @@ from bayeslat import plots
 from bayeslat.checks import PredictionScores, predict_rows, prior_predictive, score_predictions
 from bayeslat.decisions import FeasibleRegion
 from bayeslat.errors import InputError
+from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations, Quarantine
 from bayeslat.observations.files import replacing
 from bayeslat.posterior import FleetPosterior
@@ -241,7 +242,7 @@ def _provenance(fleet: FleetPosterior) -> list[tuple[str, str]]:
         ("Fleet that it stems from", str(facts.get("parent", ""))),
         ("Steps", f"{facts['n_rows']:,}"),
         ("What a latency spans", str(facts.get("timing_scope", ""))),
-        ("Model", f"terms {', '.join(fleet.spec.terms)}; likelihood {fleet.spec.likelihood}"),
+        ("Model", _described(fleet.spec)),
         ("Sampler, seed", f"{facts['sampler']}, seed {facts['seed']}, on {facts['device']}"),
         ("Date", str(facts["created"])),
         ("Versions", versions),
@@ -257,6 +258,11 @@ def _identifiability(fleet: FleetPosterior) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in ordered.to_dict("records")]
 
 
+def _described(spec: ModelSpec) -> str:
+    extras = [name for name in ("discrepancy", "strays") if getattr(spec, name)]
+    return f"terms {', '.join((*spec.terms, *extras))}; likelihood {spec.likelihood}"
+
+
 def _limits(fleet: FleetPosterior, observations: Observations | None) -> list[str]:
     unmeasured = [
         item.label
@@ -267,7 +273,8 @@ def _limits(fleet: FleetPosterior, observations: Observations | None) -> list[st
     ]
     limits = [
         "Outside the measured range of batch sizes, tokens and contexts the formula extrapolates;"
-        " its intervals do not know what the engine does there.",
+        " intervals widen with the distance in tokens, yet know nothing of what an engine does"
+        " there.",
         "Steps are taken as independent given the parameters; drift and slow periods of a machine"
         " are not modelled.",
         "A parameter marked as uninformed is the prior's word, even where predictions are good.",

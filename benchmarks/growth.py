@@ -1,6 +1,6 @@
 """How the cost of the posterior grows with rows and deployments: ``python benchmarks/growth.py``.
 
-Each cell is a simulated fleet in a fresh process: time of one gradient on one core, of one exact
+Each cell is a simulated fleet in a fresh process: time of one gradient, of one exact
 Hessian, and the largest memory so far. `--fits` also samples some cells and counts leapfrogs.
 Writes ``benchmarks/results/growth.md`` and ``growth.png``.
 """

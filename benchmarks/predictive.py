@@ -19,7 +19,7 @@ from scipy import optimize, special
 
 from bayeslat import saturation
 from bayeslat.decisions import feasible_tokens, nearest_tokens
-from bayeslat.discrepancy import Discrepancy, basis_for
+from bayeslat.discrepancy import Discrepancy, basis_for, unknown_powers
 from bayeslat.noise import FAMILIES
 from bayeslat.predictive import DeploymentDraws, LatencyDistribution
 from bayeslat.predictive.draws import Points
@@ -70,7 +70,13 @@ def extended(draws: DeploymentDraws) -> DeploymentDraws:
         draws,
         parameters=draws.parameters | ratios,
         sigma_ratio=rng.lognormal(0.3, 0.1, N_DRAWS),
-        discrepancy=Discrepancy(basis, weights, rng.lognormal(-2.0, 0.2, N_DRAWS)),
+        discrepancy=Discrepancy(
+            basis,
+            weights,
+            rng.lognormal(-2.0, 0.2, N_DRAWS),
+            unknown_powers(N_DRAWS, seed=14),
+            reach=(1.0, 4_096.0),
+        ),
     )
 
 

@@ -1,9 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from bayeslat.checks import leave_one_out, predict_rows, prior_predictive, score_predictions
+from bayeslat.model.likelihood import STRAY_SPREAD
 from bayeslat.predictive import LatencyDistribution
+from bayeslat.predictive.draws import Points
 from bayeslat.schema import Deployment
 
 
@@ -62,6 +65,49 @@ def test_leave_one_out_is_the_harmonic_mean_of_densities(tiny_fleet, tiny_steps)
         # What smoothing changes is small where the tail index is small.
         expected = -np.log(np.mean(1.0 / densities))
         assert float(found.elpd_i[position]) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def with_strays(tiny_steps):
+    """A short fit of steps that may be strays."""
+    import bayeslat as bl
+
+    return bl.fit(tiny_steps, bl.ModelSpec(strays=True), draws=150, tune=100, retry=False)
+
+
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter")  # of few draws
+def test_densities_of_logged_rows_have_the_strays_in_them(with_strays, tiny_steps):
+    found = leave_one_out(with_strays, tiny_steps)
+    deployment, row = with_strays.deployments[1], tiny_steps.slice_of(with_strays.deployments[1])
+    draws = with_strays.draws(deployment)
+    points = Points(
+        *(column[row].astype(float) for column in (
+            tiny_steps.batch_size, tiny_steps.total_tokens, tiny_steps.context_tokens,
+            tiny_steps.n_averaged,
+        ))
+    )  # fmt: skip
+    mu, sigma = draws.location_and_scale(points)
+    t_ms = tiny_steps.latency_ms[row]
+    share = with_strays.posterior["stray_share"].to_numpy()[..., 1].reshape(-1, 1)
+    density = (1.0 - share) * stats.t.pdf(t_ms, draws.nu[:, None], mu, sigma * mu)
+    density += share * stats.lognorm.pdf(t_ms, STRAY_SPREAD, scale=mu)
+    easy = found.pareto_k.to_numpy()[60:] < 0.3
+    assert easy.any()
+    expected = -np.log(np.mean(1.0 / density, axis=0))
+    np.testing.assert_allclose(found.elpd_i.to_numpy()[60:][easy], expected[easy], atol=0.1)
+
+
+def test_newcomers_of_a_fleet_with_strays_are_told_from_few_steps(with_strays, tiny_steps):
+    few = tiny_steps.to_frame().query("gpu == 'H100-80GB'").head(8).assign(gpu="L40S")
+    few["latency_ms"] *= 3.0
+    few.loc[few.index[0], "latency_ms"] *= 20.0  # a stray
+    new = with_strays.cold_start([], steps=few, draws=50, retry=False)
+    [deployment] = new.deployments
+    assert deployment.gpu == "L40S"
+    assert "stray_share" not in new.posterior
+    row = few.iloc[1]
+    step = {name: row[name] for name in ("batch_size", "total_tokens", "context_tokens")}
+    assert new.latency("L40S", "llama-7b", **step).median() < 2.0 * row["latency_ms"]
 
 
 def test_scores_of_a_table_by_hand():

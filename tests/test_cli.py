@@ -80,13 +80,16 @@ def test_fit_saves_an_unconverged_posterior_only_when_allowed(run, steps_file, t
     out = tmp_path / "fleet.nc"
     code, text, _ = run(
         "fit", steps_file, "--out", out, "--draws", 12, "--tune", 20, "--allow-unconverged",
-        "--json",
+        "--strays", "--no-retry", "--json",
     )  # fmt: skip
     answer = json.loads(text)
     assert code == 0
     assert answer["verdict"]["passed"] is False
     assert [item["n_rows"] for item in answer["deployments"]] == [60, 60]
-    assert len(bl.load(out).deployments) == 2
+    saved = bl.load(out)
+    assert len(saved.deployments) == 2
+    assert saved.posterior.sizes["draw"] == 12
+    assert saved.spec.strays and "stray_share" in saved.posterior
 
 
 @pytest.mark.parametrize("json_wanted", [False, True])

@@ -1,11 +1,13 @@
 """What a posterior's variables become in the draws of a deployment, without a fit."""
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
 
 import bayeslat as bl
-from bayeslat.discrepancy import GRID, POWER_SPREAD, basis_for
+from bayeslat.discrepancy import POWER_SPREAD, basis_for
 from bayeslat.model.spec import ModelSpec
 from bayeslat.schema import Deployment
 
@@ -14,8 +16,8 @@ N_CHAINS, N_DRAWS = 2, 25
 OWN = ("H100-80GB", "llama-7b")
 
 
-def make_fleet(*, extended, measured=None):
-    """Two deployments with draws about typical values; a fleet where tokens were measured."""
+def make_fleet(*, extended, measured=(1.0, 2_000.0), fleet_tokens=None):
+    """Two deployments with draws about typical values; newcomers where a fleet's tokens are."""
     rng = np.random.default_rng(1)
     dims, shape = ("chain", "draw", "deployment"), (N_CHAINS, N_DRAWS, 2)
     spec = ModelSpec()
@@ -36,11 +38,11 @@ def make_fleet(*, extended, measured=None):
     own |= {"engine": [""] * 2, "precision": [""] * 2}
     constants = {f"deployment_{name}": ("deployment", values) for name, values in own.items()}
     constants |= {"w_1": ("deployment", [1.0, 1.3]), "context_per_request": ("deployment", [0, 7])}
-    if measured is not None:
-        variables["intercept"] = (dims[:2], np.zeros(shape[:2]))
-        ranges = np.broadcast_to(np.array(measured), (2, 1, 2))
-        constants["measured_range"] = (("deployment", "design_axis", "bound"), ranges)
-        constants["design_axis"] = ("design_axis", ["total_tokens"])
+    ranges = np.broadcast_to(np.array(measured), (2, 1, 2))
+    constants["measured_range"] = (("deployment", "design_axis", "bound"), ranges)
+    constants["design_axis"] = ("design_axis", ["total_tokens"])
+    if fleet_tokens is not None:
+        attrs["fleet_tokens"] = json.dumps(fleet_tokens)
     tree = xr.DataTree.from_dict(
         {"posterior": xr.Dataset(variables), "constant_data": xr.Dataset(constants)}
     )
@@ -84,8 +86,14 @@ def test_a_power_is_unknown_beyond_the_deployments_own_token_counts():
     discrepancy = fleet.draws(Deployment(*OWN)).discrepancy
     assert discrepancy.reach == (16.0, 512.0)
     assert discrepancy.power.std() == pytest.approx(POWER_SPREAD, rel=0.05)
-    newcomer = make_fleet(extended=True).draws(Deployment(*OWN)).discrepancy
-    assert newcomer.reach == pytest.approx((1.0, 2_000.0), rel=GRID)
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"), [((np.nan, np.nan), (8.0, 64.0)), ((2.0, 32.0), (2.0, 64.0))]
+)
+def test_a_newcomer_is_known_where_its_fleet_was_measured_or_itself(measured, expected):
+    fleet = make_fleet(extended=True, measured=measured, fleet_tokens=[8.0, 64.0])
+    assert fleet.draws(Deployment(*OWN)).discrepancy.reach == expected
 
 
 def test_intervals_widen_with_the_distance_from_what_was_measured():

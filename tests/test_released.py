@@ -39,7 +39,7 @@ def test_the_card_describes_the_file(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_released_posterior_answers(name):
     fleet = bl.load(name)
-    assert fleet.posterior["floor" if "floor" in fleet.posterior else "P_max"].dtype == np.float64
+    assert fleet.posterior["P_max"].dtype == np.float64
     first = fleet.deployments[0]
     latency = fleet.latency(**first._asdict(), batch_size=4, total_tokens=4)
     assert 0.0 < latency.ppf(0.05) < latency.ppf(0.95) < 1e5

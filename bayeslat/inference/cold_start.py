@@ -94,8 +94,7 @@ def predicted_newcomers(
     """
     design = fleet_design(deployments, catalog)
     values = predict(fleet, spec, design, catalog, np.random.default_rng(seed)).to_values(spec)
-    for name in shared_values(fleet):
-        values[name] = shared_values(fleet)[name]
+    values = values.assign(shared_values(fleet))
     return Newcomers(design, parameter_dataset(values, spec, design.deployments, design.w_1))
 
 

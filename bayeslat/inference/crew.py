@@ -84,16 +84,16 @@ class Crew:
         """
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(data)]
         shares = np.array_split(np.arange(len(starts)), len(self._workers))
-        for worker, share in zip(self._workers, shares, strict=True):
-            content = {
-                "data": leaves,
-                "starts": np.asarray(starts)[share],
-                "keys": np.asarray(jax.random.key_data(keys))[share],
-                "tuning": tuple(tuning),
-                "n_pieces": n_pieces,
-            }
-            _tell(worker, "run", content)
         try:
+            for worker, share in zip(self._workers, shares, strict=True):
+                content = {
+                    "data": leaves,
+                    "starts": np.asarray(starts)[share],
+                    "keys": np.asarray(jax.random.key_data(keys))[share],
+                    "tuning": tuple(tuning),
+                    "n_pieces": n_pieces,
+                }
+                _tell(worker, "run", content)
             with ThreadPoolExecutor(len(self._workers)) as pool:
                 for _ in range(len(shares[0]) * n_pieces):
                     yield list(pool.map(_hear, self._workers))

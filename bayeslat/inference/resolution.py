@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from bayeslat import saturation
 from bayeslat.discrepancy import Basis
 from bayeslat.inference.coordinates import SHARES, STRAIGHTENED
+from bayeslat.inference.shear import WEIGHT_VARIANCE
 from bayeslat.inference.starts import Start
-from bayeslat.model.priors import DISCREPANCY_OWN, DISCREPANCY_STACK
 from bayeslat.model.quantities import to_parameters
 from bayeslat.observations import Observations
 
@@ -45,7 +45,7 @@ def term_resolution(
     if basis is not None:
         features = basis.features(observations.batch_size, observations.total_tokens)
         jacobian = np.vstack([jacobian, features.T])
-        held = np.full((basis.size, w_1.size), DISCREPANCY_STACK[0] ** 2 + DISCREPANCY_OWN[0] ** 2)
+        held = np.full((basis.size, w_1.size), WEIGHT_VARIANCE)
         variance = np.vstack([variance, held])
     for d in range(w_1.size):
         rows = observations.deployment_index == d

@@ -33,6 +33,8 @@ type Array = NDArray[np.float64]
 type Report = Callable[[str], None]
 
 PILOT_DRAWS: Final = 150
+MIN_PARTICLES: Final = 4
+"""Particles a coordinate, at least: populations are whitened by their own covariance."""
 LONGER: Final = (2.0, 6.0)
 """Least and most that a second run is longer, where the first did not pass."""
 MARGIN: Final = 1.5
@@ -142,19 +144,21 @@ def sample_from_prior(
     Parameters
     ----------
     model : pymc.Model
-        From `bayeslat.model.build`.
+        From `bayeslat.model.continued`.
     prior_draws : callable
         Value variables by name, each (n, ...), from n and a random generator.
     settings : SamplerSettings
-        Its chains, draws, seed and retry count.
+        Of these chains, draws (more where the posterior has many coordinates), seed and retry
+        are heeded.
     report : callable
         Told in a few words what begins.
     """
     density = flat_density(model)
-    rng = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng([settings.seed, 2])  # the prediction has taken the seed itself
+    least = -(-MIN_PARTICLES * density.dim // settings.chains)
 
     def run(draws: int) -> SampledModel:
-        size = -(-draws // SETS)
+        size = max(-(-draws // SETS), least)
         drawn = prior_draws(settings.chains * size, rng)
         starts = density.join(drawn).reshape(settings.chains, size, -1)
         found = temper(density, starts, settings, report)

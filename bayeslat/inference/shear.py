@@ -29,7 +29,7 @@ from bayeslat.model.quantities import to_parameters
 from bayeslat.observations import Observations
 from bayeslat.saturation import prefill_share
 
-__all__ = ["Shear", "shear_at"]
+__all__ = ["WEIGHT_VARIANCE", "Shear", "shear_at"]
 
 type Array = NDArray[np.float64]
 

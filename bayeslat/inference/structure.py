@@ -86,7 +86,7 @@ def structure_of(model: pm.Model, density: FlatDensity, stack: Index) -> Structu
     Parameters
     ----------
     model : pymc.Model
-        From `bayeslat.model.build`.
+        From `bayeslat.model.build` or `bayeslat.model.continued`.
     density : FlatDensity
         Its density.
     stack : array of int, shape (deployment,)

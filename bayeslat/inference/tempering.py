@@ -96,7 +96,8 @@ def temper(
     position = jnp.asarray(starts.reshape(-1, dim))
     log_likelihood = jax.jit(jax.vmap(density.likelihood))(position)
     # In the prior's far tails the formula may overflow.
-    population = _Population(position, jnp.nan_to_num(log_likelihood, nan=-jnp.inf))
+    known = jnp.where(jnp.isfinite(log_likelihood), log_likelihood, -jnp.inf)
+    population = _Population(position, known)
     power, n_powers = 0.0, 0
     while power < 1.0:
         fit = np.asarray(population.log_likelihood).reshape(chains, size)
@@ -118,11 +119,10 @@ def temper(
         diverging = np.any([move.diverging for move in moves], axis=0)
         leapfrogs = np.full(chains * size, sum(move.leapfrogs for move in moves))
         sets.append((population.position, diverging, leapfrogs, moves[-1].energy))
+    # Draws of one particle stand next to each other, where effective sizes see how alike they are.
     return SamplerDraws(
         *(
-            np.concatenate(
-                [np.reshape(part, (chains, size, *np.shape(part)[1:])) for part in parts], axis=1
-            )
+            np.stack(parts, axis=1).reshape(chains, SETS * size, *np.shape(parts[0])[1:])
             for parts in zip(*sets, strict=True)
         )
     )

@@ -126,7 +126,7 @@ def row_summary(
 
     Where nothing was measured ``n_rows`` is zero, ``measured_range`` (deployment, design_axis,
     bound) is NaN and ``context_per_request`` the given fallback, else the other deployments'
-    median, else zero.
+    median, else zero. Where rows have no context it is zero: they are fitted without.
     """
     axes = ("batch_size", "total_tokens", "context_tokens")
     n = len(design.deployments)
@@ -144,9 +144,8 @@ def row_summary(
                 ranges[position, axis] = column.min(), column.max()
         ratio = observations.context_tokens[rows] / observations.batch_size[rows]
         ratio = ratio[np.isfinite(ratio)]
-        if ratio.size:
-            typical[position] = np.median(ratio)
-    known = typical[np.isfinite(typical)]
+        typical[position] = np.median(ratio) if ratio.size else 0.0
+    known = typical[typical > 0.0]
     if fallback_context is None:
         fallback_context = float(np.median(known)) if known.size else 0.0
     typical[np.isnan(typical)] = fallback_context

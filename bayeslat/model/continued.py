@@ -34,7 +34,7 @@ class ContinuedPrior:
         Mean and covariance of the log relative noise, and of its ratio in prefills.
     log_nu_excess : tuple of float, optional
         Mean and standard deviation of log(nu - 3), for families with a shape parameter.
-    discrepancy : Discrepancies, optional
+    discrepancy : ContinuedDiscrepancy, optional
         What the fleet says of the discrepancy.
     """
 

@@ -8,7 +8,7 @@ import pymc as pm
 import pytensor.tensor as pt
 from numpy.typing import NDArray
 
-__all__ = ["LIKELIHOODS", "NU_OFFSET", "observe_with_strays", "shape_parameter"]
+__all__ = ["LIKELIHOODS", "NU_OFFSET", "STRAY_SPREAD", "observe_with_strays", "shape_parameter"]
 
 NU_OFFSET: Final = 3.0
 """Lower bound of the degrees of freedom. The predictive always has a mean and a variance, and rows

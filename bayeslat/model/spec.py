@@ -101,8 +101,9 @@ class ModelSpec:
         return self.priors.get(quantity, DEFAULT_PRIORS[quantity])
 
     def without(self, *terms: str) -> Self:
-        """The same spec with some terms left out."""
-        return replace(self, terms=tuple(term for term in self.terms if term not in terms))
+        """The same spec with some terms left out; without tau_B there is no r_B either."""
+        gone = {*terms, *(("r_B",) if "tau_B" in terms else ())}
+        return replace(self, terms=tuple(term for term in self.terms if term not in gone))
 
     def to_json(self) -> str:
         """The spec as JSON, every prior in force written out."""

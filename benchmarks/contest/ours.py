@@ -19,7 +19,10 @@ __all__ = ["Bayeslat"]
 
 type Array = NDArray[np.float64]
 
-FIT_SOURCES: Final = ("catalog", "model", "inference", "observations", "noise.py", "saturation.py")
+FIT_SOURCES: Final = (
+    "catalog", "model", "inference", "observations", "discrepancy.py", "noise.py", "saturation.py",
+    "schema.py",
+)  # fmt: skip
 """Parts of the package that decide a fleet's posterior: where one changes, fits are redone."""
 
 ANSWER_SOURCES: Final = ("predictive", "posterior.py")

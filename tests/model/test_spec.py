@@ -62,6 +62,7 @@ def test_overrides_leave_the_other_defaults():
 def test_terms_can_be_left_out():
     spec = ModelSpec().without("r_F", "r_B")
     assert spec.terms == ("tau_B", "tau_C") and spec.discrepancy
+    assert ModelSpec().without("tau_B").terms == ("tau_C", "r_F")  # r_B multiplies tau_B
 
 
 def test_a_prior_has_a_scale_at_every_level():
