@@ -76,11 +76,42 @@ def steps_of(name: str) -> bl.Observations | None:
     return bl.read_steps(DATA) if DATA.is_file() else None
 
 
+def release(name: str, steps: bl.Observations, chosen: argparse.Namespace) -> bool:
+    """Fit and write one posterior; whether it was written."""
+    draws, anything, start = chosen.draws or DRAWS[name], chosen.allow_unconverged, perf_counter()
+
+    def say(what: str) -> None:
+        print(f"{perf_counter() - start:.0f} s: {what}", flush=True)
+
+    fleet = bl.fit(steps, draws=draws, seed=chosen.seed, retry=not anything, progress=say)
+    say(str(fleet.verdict))
+    if not (anything or (fleet.verdict and fleet.verdict.passed)):
+        print(f"rebuild: got {fleet.verdict}, expected a verdict that passes; give more"
+              f" --draws; {name} stays as it is", file=sys.stderr)  # fmt: skip
+        return False
+    simulated = name == "reference-fleet"
+    described = {
+        "simulated": simulated,
+        "sources": [] if simulated else PUBLIC_SOURCES,
+        "licence": "Apache-2.0",
+        "scores": scores(fleet, steps),
+        "rebuild": f"python models/rebuild.py {name} --draws {draws} --seed {chosen.seed}"
+        + " --allow-unconverged" * anything,
+    }
+    place = write_released(fleet.tree, name, draws=KEPT[name], described=described)
+    size = (place / "posterior.nc").stat().st_size
+    print(f"{place}: {size / 2**20:.1f} MiB")
+    return True
+
+
 def main() -> int:
     """Fit and release what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=sorted(KEPT), help=f"some of {sorted(KEPT)}")
     parser.add_argument("--draws", type=int, help=f"of each chain, before thinning: {DRAWS}")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--allow-unconverged", action="store_true",
+                        help="one run, released whatever its verdict")  # fmt: skip
     chosen = parser.parse_args()
     failed = 0
     for name in chosen.names:
@@ -92,31 +123,8 @@ def main() -> int:
             print(f"rebuild: got no {DATA.name} beside the repository, expected the recorded steps"
                   f" there; {name} stays as it is", file=sys.stderr)  # fmt: skip
             failed = 2
-            continue
-        draws = chosen.draws or DRAWS[name]
-        start = perf_counter()
-
-        def say(what: str, start: float = start) -> None:
-            print(f"{perf_counter() - start:.0f} s: {what}", flush=True)
-
-        fleet = bl.fit(steps, draws=draws, seed=SEED, progress=say)
-        say(str(fleet))
-        if fleet.verdict is None or not fleet.verdict.passed:
-            print(f"rebuild: got {fleet.verdict}, expected a verdict that passes; give more"
-                  f" --draws; {name} stays as it is", file=sys.stderr)  # fmt: skip
+        elif not release(name, steps, chosen):
             failed = 1
-            continue
-        simulated = name == "reference-fleet"
-        described = {
-            "simulated": simulated,
-            "sources": [] if simulated else PUBLIC_SOURCES,
-            "licence": "Apache-2.0",
-            "scores": scores(fleet, steps),
-            "rebuild": f"python models/rebuild.py {name} --draws {draws}",
-        }
-        place = write_released(fleet.tree, name, draws=KEPT[name], described=described)
-        size = (place / "posterior.nc").stat().st_size
-        print(f"{place}: {size / 2**20:.1f} MiB")
     return failed
 
 
