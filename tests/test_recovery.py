@@ -47,7 +47,7 @@ TRUTH = {Deployment(gpu, llm): truth_of(gpu, llm) for gpu in SPEEDS for llm in S
 def fleet() -> bl.FleetPosterior:
     table = simulate_from_formula(TRUTH, rows_per_deployment=260, sigma=SIGMA, nu=NU, seed=5)
     steps = table[table["batch_size"] >= MIN_BATCH].reset_index(drop=True)
-    return bl.fit(bl.validate_steps(steps), draws=500, seed=6)
+    return bl.fit(bl.validate_steps(steps), seed=6)
 
 
 def test_it_converged(fleet):
