@@ -18,8 +18,10 @@ from bayeslat.cli.output import (
     TpOption,
     as_json,
     check_output,
+    end_unconverged,
     save_if_passed,
     say,
+    show_saved,
     show_verdict,
     stderr,
     stdout,
@@ -29,6 +31,7 @@ from bayeslat.cli.output import (
 from bayeslat.errors import InputError
 
 if TYPE_CHECKING:
+    from bayeslat.model.spec import ModelSpec
     from bayeslat.observations import Observations
     from bayeslat.posterior import FleetPosterior
 
@@ -171,13 +174,11 @@ def fit(
     from bayeslat.catalog import load_catalog
     from bayeslat.inference.run import check_settings
     from bayeslat.inference.samplers import SamplerSettings
-    from bayeslat.model.spec import DEFAULT_TERMS, ModelSpec
     from bayeslat.observations import read_steps
     from bayeslat.posterior import fit as fit_fleet
 
-    chosen = DEFAULT_TERMS if terms is None else tuple(t.strip() for t in terms.split(",") if t)
     check_settings(sampler, SamplerSettings(draws=draws, tune=tune, chains=chains))
-    spec = ModelSpec(terms=chosen, likelihood=likelihood, strays=strays)
+    spec = _spec(terms, likelihood=likelihood, strays=strays)
     sheets = load_catalog(catalog)
     observations = read_steps(
         steps,
@@ -210,14 +211,16 @@ def fit(
     else:
         show_verdict(fleet)
         stdout.print(_deployments(fleet))
-        say(f"saved to {out}" if saved else f"[red]not saved[/red] to {out}: see the verdict")
+        show_saved(out, saved=saved)
     if not saved:
-        stderr.print(
-            "error: sampling did not converge; raise --draws or --tune, look at the data, or give"
-            " --allow-unconverged",
-            soft_wrap=True,
-        )
-        raise typer.Exit(1)
+        end_unconverged("raise --draws or --tune, look at the data, or give --allow-unconverged")
+
+
+def _spec(terms: str | None, **settings: Any) -> "ModelSpec":
+    from bayeslat.model.spec import DEFAULT_TERMS, ModelSpec
+
+    chosen = DEFAULT_TERMS if terms is None else tuple(t.strip() for t in terms.split(",") if t)
+    return ModelSpec(terms=chosen, **settings)
 
 
 def _column_map(pairs: list[str]) -> dict[str, str]:

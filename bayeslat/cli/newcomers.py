@@ -17,8 +17,10 @@ from bayeslat.cli.output import (
     TpOption,
     as_json,
     check_output,
+    end_unconverged,
     save_if_passed,
     say,
+    show_saved,
     show_verdict,
     stderr,
     verdict_dict,
@@ -103,10 +105,9 @@ def cold_start(
             say(f"[yellow]no full datasheet: {escape(', '.join(new.unknown_names))}[/yellow]")
         for deployment in new.deployments:
             say(escape(deployment.label))
-        say(f"saved to {out}" if saved else f"[red]not saved[/red] to {out}: see the verdict")
+        show_saved(out, saved=saved)
     if not saved:
-        stderr.print("error: sampling did not converge; give more steps or --allow-unconverged")
-        raise typer.Exit(1)
+        end_unconverged("give more steps or --allow-unconverged")
 
 
 def _given(numbers: dict[str, float | None], name: str | None) -> dict[str, float]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -31,9 +31,11 @@ __all__ = [
     "TpOption",
     "as_json",
     "check_output",
+    "end_unconverged",
     "estimate_dict",
     "save_if_passed",
     "say",
+    "show_saved",
     "show_verdict",
     "stderr",
     "stdout",
@@ -110,6 +112,17 @@ def save_if_passed(fleet: "FleetPosterior", out: Path, *, allow_unconverged: boo
         return False
     fleet.save(out)
     return True
+
+
+def show_saved(out: Path, *, saved: bool) -> None:
+    """Say whether a posterior was saved."""
+    say(f"saved to {out}" if saved else f"[red]not saved[/red] to {out}: see the verdict")
+
+
+def end_unconverged(advice: str) -> NoReturn:
+    """One line on standard error, and exit code 1."""
+    stderr.print(f"error: sampling did not converge; {advice}", soft_wrap=True)
+    raise typer.Exit(1)
 
 
 def verdict_dict(fleet: "FleetPosterior") -> dict[str, Any] | None:

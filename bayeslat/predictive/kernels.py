@@ -8,7 +8,8 @@ is why exponential and logarithm are written down here; the survival function of
 variate depends on the draw only through nu, so it is tabulated once a draw, over
 v = 1 - (1 + |z|)^(-1/2), and read by cubic Hermite interpolation; and the slope of that cubic is
 the density, with which a quantile is found in about three evaluations. The absolute error of a
-tabulated probability is below ERROR, see the tests.
+tabulated probability is below ERROR, see the tests. All of it is one module because numba's cache
+on disk does not notice changes of what a function calls in another.
 
 Arguments that the compiled functions share:
 
