@@ -20,7 +20,7 @@ __all__ = [
     "Deployment",
 ]
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """Version of the saved posterior; raised when a reader of the old files would misread the new."""
 
 REQUIRED_COLUMNS: Final = ("gpu", "model", "batch_size", "total_tokens", "latency_ms")

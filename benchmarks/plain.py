@@ -15,20 +15,16 @@ from bayeslat.model.build import model_coords, pooling_scale
 from bayeslat.model.design import fleet_design
 from bayeslat.model.likelihood import shape_parameter
 from bayeslat.model.observed import DiscrepancyTerm, observe, observed_basis
-from bayeslat.model.pooling import (
-    MIN_OWN_VARIANCE,
-    feature_variances,
-    fixed_variances,
-    prior_mean,
-)
+from bayeslat.model.pooling import MIN_OWN_DISCREPANCY, fixed_variances, prior_mean
 from bayeslat.model.priors import (
     DISCREPANCY_OWN,
+    DISCREPANCY_SETTING,
     DISCREPANCY_STACK,
-    MIN_OWN_DISCREPANCY,
     NOISE_GPU_SPREAD,
     NOISE_MEAN,
     NOISE_RATIO,
     NOISE_SCALE,
+    OWN_SPREAD,
     POOLING_LEVELS,
 )
 
@@ -40,28 +36,34 @@ def plain_model(observations: bl.Observations, spec: bl.ModelSpec) -> pm.Model:
     design = fleet_design(observations.deployments, bl.load_catalog())
     basis = observed_basis(observations, spec)
     with pm.Model(coords=model_coords(spec, design, basis)) as model:
-        scales = {level: pooling_scale(spec, level) for level in POOLING_LEVELS}
-        variances = feature_variances(fixed_variances(spec, design), scales, design, pt)
-        n_quantities, n_deployments = len(spec.quantities), len(design.deployments)
-        effects = pm.Normal("z_features", shape=(n_quantities, design.features.shape[1]))
-        own = pm.Normal("z_deployment", shape=(n_quantities, n_deployments))
-        own_scale = pt.sqrt(pt.square(scales["deployment"]) + MIN_OWN_VARIANCE)[:, None]
-        quantities = pm.Deterministic(
-            "quantities",
-            prior_mean(spec, design)
-            + pt.dot(pt.sqrt(variances) * effects, design.features.T)
-            + own_scale * own,
-        )
+        n_deployments = len(design.deployments)
+        quantities = pm.Deterministic("quantities", _quantities(spec, design))
         noise = _noise(design), _ratio(n_deployments)
         discrepancy = _discrepancy(design, basis) if basis is not None else None
         observe(observations, spec, design.w_1, quantities, noise, shape_parameter(), discrepancy)
     return model
 
 
+def _quantities(spec: bl.ModelSpec, design: Any) -> Any:
+    fixed = np.sqrt(fixed_variances(spec, design))
+    n_quantities, n_features = fixed.shape
+    total = prior_mean(spec, design)
+    weights = fixed * pm.Normal("z_features", shape=(n_quantities, n_features))
+    total = total + pt.dot(weights, design.features.T)
+    for level in POOLING_LEVELS:
+        members = design.levels[level]
+        if members.names:
+            z = pm.Normal(f"z_{level}", shape=(n_quantities, len(members.names)))
+            effects = pooling_scale(spec, level)[:, None] * z
+            total = total + pt.dot(effects, members.indicators.T)
+    own = pm.Normal("z_deployment", shape=(n_quantities, len(design.deployments)))
+    return total + OWN_SPREAD * own
+
+
 def _noise(design: Any) -> Any:
     location = pm.Normal("log_sigma_mean", mu=np.log(NOISE_MEAN[0]), sigma=NOISE_MEAN[1])
     gpus = design.levels["gpu"]
-    device = pm.Normal("z_gpu", shape=len(gpus.names))
+    device = pm.Normal("z_noise_gpu", shape=len(gpus.names))
     spread = pm.LogNormal("log_sigma_scale", mu=np.log(NOISE_SCALE[0]), sigma=NOISE_SCALE[1])
     own = pm.Normal("z_sigma", shape=len(design.deployments))
     return pm.Deterministic(
@@ -82,9 +84,11 @@ def _discrepancy(design: Any, basis: Any) -> Any:
             ("discrepancy_own_scale", DISCREPANCY_OWN),
         )
     )
-    stacks = design.levels["stack"]
-    of_stack = pm.Normal("z_stack", shape=(basis.size, len(stacks.names)))
+    stacks, sites = design.levels["stack"], design.levels["site"]
+    of_stack = pm.Normal("z_weights_stack", shape=(basis.size, len(stacks.names)))
+    of_site = pm.Normal("z_weights_site", shape=(basis.size, len(sites.names)))
     of_own = pm.Normal("z_weights", shape=(basis.size, len(design.deployments)))
-    own_scale = pt.sqrt(pt.square(own) + MIN_OWN_DISCREPANCY)
+    own_scale = pt.sqrt(DISCREPANCY_SETTING * pt.square(own) + MIN_OWN_DISCREPANCY)
     weights = shared * of_stack[:, stacks.index] + own_scale * of_own
+    weights = weights + (1.0 - DISCREPANCY_SETTING) ** 0.5 * own * of_site[:, sites.index]
     return DiscrepancyTerm(basis, weights, pt.square(shared) + pt.square(own))

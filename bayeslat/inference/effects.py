@@ -1,15 +1,22 @@
 """Drawing back the effects that the model integrates out, exactly.
 
-Given the quantities and the pooling scales the feature weights are Gaussian; with
-F = features, L = diag(variances), r the residual and s2 the deployments' own variance their
-precision is inverse(L) + F'F / s2 and their mean solves it for F'r / s2.
+Given the quantities and the pooling scales the feature weights are Gaussian. Matheron's rule draws
+them: weights of the prior, and with them quantities, moved by what the known quantities say more.
+With F = features, V = diag(variances) and K = covariance of the quantities the move is
+V F' inverse(K) (known - drawn).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat.model.design import FleetDesign
-from bayeslat.model.pooling import MIN_OWN_VARIANCE, feature_variances, fixed_variances, prior_mean
+from bayeslat.model.pooling import (
+    feature_variances,
+    fixed_variances,
+    pooled_covariance,
+    prior_mean,
+)
+from bayeslat.model.priors import OWN_SPREAD
 from bayeslat.model.spec import ModelSpec
 
 __all__ = ["draw_effects"]
@@ -44,16 +51,11 @@ def draw_effects(
         prior means.
     """
     features = design.features
-    root = np.sqrt(feature_variances(fixed_variances(spec, design), scales, design, np))
-    own = np.square(scales["deployment"]) + MIN_OWN_VARIANCE
-    residual = quantities - prior_mean(spec, design)
-    gram = features.T @ features
-    precision = np.eye(features.shape[1]) + (
-        root[..., :, None] * gram * root[..., None, :] / own[..., None, None]
-    )
-    target = root * (residual @ features) / own[..., None]
-    factor = np.linalg.cholesky(precision)
-    mean = np.linalg.solve(precision, target[..., None])
-    noise = rng.standard_normal(target.shape)[..., None]
-    deviation = np.linalg.solve(np.swapaxes(factor, -1, -2), noise)
-    return root * (mean + deviation)[..., 0]
+    variances = feature_variances(fixed_variances(spec, design), scales, design)
+    weights = np.sqrt(variances) * rng.standard_normal(variances.shape)
+    drawn = prior_mean(spec, design) + weights @ features.T
+    drawn += OWN_SPREAD * rng.standard_normal(drawn.shape)
+    covariance = pooled_covariance(spec, design, scales, np)
+    news = np.linalg.solve(covariance, (quantities - drawn)[..., None])[..., 0]
+    moved: Array = weights + variances * (news @ features)
+    return moved

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from bayeslat.catalog import Catalog
 from bayeslat.inference.tree import DISCREPANCY_SCALES
-from bayeslat.model.design import GROUP_LEVELS, FleetDesign, fleet_design
+from bayeslat.model.design import FleetDesign, fleet_design
 from bayeslat.model.likelihood import NU_OFFSET
-from bayeslat.model.pooling import MIN_OWN_VARIANCE, fixed_variances, prior_medians
-from bayeslat.model.priors import MIN_OWN_DISCREPANCY, NOISE_GPU_SPREAD, NOISE_RATIO
+from bayeslat.model.pooling import discrepancy_covariance, fixed_variances, prior_medians
+from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_RATIO, OWN_SPREAD, POOLING_LEVELS
 from bayeslat.model.spec import ModelSpec
 from bayeslat.schema import Deployment
 
@@ -110,11 +110,10 @@ def _predicted_quantities(
     base = prior_medians(spec) + fleet["intercept"].transpose(..., "quantity").to_numpy()
     fixed = np.split(fixed_variances(spec, design), design.bounds, axis=1)[2:]
     total = base[..., None] + slopes @ design.regressors.T
-    for level, variances in zip(GROUP_LEVELS, fixed, strict=True):
+    for level, variances in zip(POOLING_LEVELS, fixed, strict=True):
         effects = _level_effects(fleet, level, design.levels[level].names, variances, rng)
         total = total + effects @ design.levels[level].indicators.T
-    own = np.sqrt(np.square(fleet["deployment_scale"].to_numpy()) + MIN_OWN_VARIANCE)[..., None]
-    return total + own * rng.standard_normal(total.shape)
+    return total + OWN_SPREAD * rng.standard_normal(total.shape)
 
 
 def _level_effects(
@@ -168,24 +167,24 @@ def _predicted_log_ratio(fleet: xr.Dataset, n: int, rng: np.random.Generator) ->
 def _predicted_discrepancy(
     fleet: xr.Dataset, design: FleetDesign, catalog: Catalog, rng: np.random.Generator
 ) -> Array:
-    """Draws of the weights, shape (chain, draw, basis, deployment): the stack's part and its own.
+    """Draws of the weights, shape (chain, draw, basis, deployment), given those of their stacks.
 
-    Given its members' weights in a draw, a stack's part is Gaussian.
+    By Matheron's rule: a draw from the prior, moved by what the fleet's weights say more.
     """
+    stacks = set(design.levels["stack"].names)
+    old = _deployments_of(fleet)
+    known = fleet_design(old, catalog).levels["stack"]
+    related = [i for i, member in enumerate(known.index) if known.names[member] in stacks]
+    both = fleet_design([*(old[i] for i in related), *design.deployments], catalog)
+    shared, own = (np.square(fleet[name].to_numpy()) for name in DISCREPANCY_SCALES)
+    covariance = discrepancy_covariance(both, shared, own)
     weights = fleet["discrepancy"].transpose("chain", "draw", "basis", "deployment").to_numpy()
-    shared, own = (np.square(fleet[name].to_numpy())[..., None] for name in DISCREPANCY_SCALES)
-    stack = design.levels["stack"]
-    known = fleet_design(_deployments_of(fleet), catalog).levels["stack"]
-    parts = np.empty((*weights.shape[:3], len(stack.names)))
-    for position, name in enumerate(stack.names):
-        index = known.names.index(name) if name in known.names else -2  # -1 is no stack at all
-        members = np.flatnonzero(known.index == index)
-        total = own + MIN_OWN_DISCREPANCY + members.size * shared
-        mean = shared / total * weights[..., members].sum(axis=-1)
-        spread = np.sqrt(shared * (own + MIN_OWN_DISCREPANCY) / total)
-        parts[..., position] = mean + spread * rng.standard_normal(mean.shape)
-    noise = rng.standard_normal((*weights.shape[:3], len(design.deployments)))
-    return parts[..., stack.index] + np.sqrt(own + MIN_OWN_DISCREPANCY)[..., None] * noise
+    noise = rng.standard_normal((*weights.shape[:3], len(both.deployments)))
+    drawn = noise @ np.swapaxes(np.linalg.cholesky(covariance), -1, -2)
+    n = len(related)
+    gain = np.linalg.solve(covariance[..., :n, :n], covariance[..., :n, n:])
+    moved: Array = drawn[..., n:] + (weights[..., related] - drawn[..., :n]) @ gain
+    return moved
 
 
 def _deployments_of(fleet: xr.Dataset) -> list[Deployment]:

@@ -14,7 +14,7 @@ from bayeslat.catalog import Catalog
 from bayeslat.inference.devices import describe_device
 from bayeslat.inference.effects import draw_effects
 from bayeslat.inference.run import SampledModel
-from bayeslat.model.design import GROUP_LEVELS, FleetDesign
+from bayeslat.model.design import FleetDesign
 from bayeslat.model.likelihood import NU_OFFSET
 from bayeslat.model.observed import observed_basis
 from bayeslat.model.pooling import elasticities, median_scales
@@ -243,7 +243,7 @@ def _effects(
     front = ("chain", "draw", "quantity")
     effects = {
         f"{level}_effect": ((*front, level), found)
-        for level, found in zip(GROUP_LEVELS, members, strict=True)
+        for level, found in zip(POOLING_LEVELS, members, strict=True)
         if found.shape[-1]  # most fleets have no settings
     }
     return xr.Dataset(
@@ -257,7 +257,7 @@ def _effects(
             "regressor": list(REGRESSORS),
             **{
                 level: list(design.levels[level].names)
-                for level in GROUP_LEVELS
+                for level in POOLING_LEVELS
                 if design.levels[level].names
             },
         },

@@ -8,21 +8,13 @@ import pytensor.tensor as pt
 
 from bayeslat.catalog import Catalog, load_catalog
 from bayeslat.discrepancy import Basis
-from bayeslat.model.design import GROUP_LEVELS, FleetDesign, fleet_design
+from bayeslat.model.design import FleetDesign, fleet_design
 from bayeslat.model.likelihood import shape_parameter
 from bayeslat.model.observed import DiscrepancyTerm, observe, observed_basis, stray_log_odds
-from bayeslat.model.pooling import (
-    MIN_OWN_VARIANCE,
-    feature_variances,
-    fixed_variances,
-    nested_normal,
-    pooled_normal,
-    prior_mean,
-)
+from bayeslat.model.pooling import discrepancy_covariance, pooled_covariance, prior_mean
 from bayeslat.model.priors import (
     DISCREPANCY_OWN,
     DISCREPANCY_STACK,
-    MIN_OWN_DISCREPANCY,
     NOISE_GPU_SPREAD,
     NOISE_MEAN,
     NOISE_RATIO,
@@ -45,8 +37,8 @@ def build_model(
     """The hierarchical throughput-saturation model of a fleet.
 
     Each pooled quantity of the deployments is Gaussian, on its own scale, with a datasheet mean and
-    the covariance that global, elasticity, GPU, LLM, engine, stack and deployment effects imply;
-    the effects themselves are integrated out (`bayeslat.inference.effects` draws them back). The
+    the covariance that global values, elasticities and the effects of every level imply; the
+    effects themselves are integrated out (`bayeslat.inference.effects` draws them back). The
     gauge fixes w_1 at the LLM's active parameters over 7 billion.
 
     Parameters
@@ -88,7 +80,7 @@ def model_coords(
     coords: dict[str, Any] = {
         "quantity": list(spec.quantities),
         "deployment": [deployment.label for deployment in design.deployments],
-        **{level: list(design.levels[level].names) for level in GROUP_LEVELS},
+        **{level: list(design.levels[level].names) for level in POOLING_LEVELS},
     }
     for level in POOLING_LEVELS:
         coords[f"{level}_scaled"] = [
@@ -102,13 +94,10 @@ def model_coords(
 def _pooled_quantities(spec: ModelSpec, design: FleetDesign) -> Any:
     """``quantities`` with every effect integrated out."""
     scales = {level: pooling_scale(spec, level) for level in POOLING_LEVELS}
-    variances = feature_variances(fixed_variances(spec, design), scales, design, pt)
-    return pooled_normal(
+    return pm.MvNormal(
         "quantities",
-        prior_mean(spec, design),
-        variances,
-        pt.square(scales["deployment"]) + MIN_OWN_VARIANCE,
-        design.features,
+        mu=prior_mean(spec, design),
+        cov=pooled_covariance(spec, design, scales, pt),
         dims=("quantity", "deployment"),
     )
 
@@ -143,7 +132,7 @@ def _noise_ratio() -> Any:
 
 
 def _discrepancy(design: FleetDesign, basis: Basis) -> DiscrepancyTerm:
-    """Weights of the discrepancy, partly shared by the deployments of a stack."""
+    """Weights of the discrepancy, partly shared by the deployments of a stack and of a site."""
     stack, own = (
         pt.square(pm.LogNormal(name, mu=np.log(prior[0]), sigma=prior[1]))
         for name, prior in (
@@ -151,12 +140,10 @@ def _discrepancy(design: FleetDesign, basis: Basis) -> DiscrepancyTerm:
             ("discrepancy_own_scale", DISCREPANCY_OWN),
         )
     )
-    weights = nested_normal(
+    weights = pm.MvNormal(
         "discrepancy",
-        np.zeros((basis.size, len(design.deployments))),
-        stack,
-        own + MIN_OWN_DISCREPANCY,
-        design.levels["stack"].index,
+        mu=np.zeros((basis.size, len(design.deployments))),
+        cov=discrepancy_covariance(design, stack, own),
         dims=("basis", "deployment"),
     )
     return DiscrepancyTerm(basis, weights, stack + own)

@@ -1,9 +1,9 @@
 """The fleet as the pooling prior sees it: deployments, datasheet regressors, levels.
 
 A pooled quantity of the deployments is linear in *features*: an intercept, the fleet's elasticities
-to the datasheet regressors, and one indicator for each GPU, setting, LLM, engine and software
-stack. With independent Gaussian weights on the features this is partial pooling, and a new GPU or
-LLM is nothing but a new indicator.
+to the datasheet regressors, and one indicator for each member of every pooling level. With
+independent Gaussian weights on the features this is partial pooling, and a new GPU or LLM is
+nothing but a new indicator.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from bayeslat.catalog import GPU, LLM, Catalog
 from bayeslat.model.priors import POOLING_LEVELS, REGRESSORS
 from bayeslat.schema import Deployment
 
-__all__ = ["GROUP_LEVELS", "REFERENCE", "FleetDesign", "Level", "fleet_design"]
+__all__ = ["REFERENCE", "FleetDesign", "Level", "fleet_design"]
 
 REFERENCE: Final = {"compute": 312.0, "bandwidth": 2.04, "size": 7.0, "kv": 524288.0, "tp": 1.0}
 """Reference point of the priors: TFLOP/s, TB/s, billions of active parameters, bytes, ways."""
@@ -28,9 +28,6 @@ UNKNOWN_SPREAD: Final = {"compute": 1.0, "bandwidth": 0.8, "size": 1.2, "kv": 1.
 PARALLEL_SHARE: Final = 2.0 / 3.0
 """Part of a step's work that slows with the share of compute units in use; clocks, power limits and
 memory make up for the rest. Amdahl's law with it meets measured partitions better than a power."""
-
-GROUP_LEVELS: Final = tuple(level for level in POOLING_LEVELS if level != "deployment")
-"""Levels that deployments can share, in the order of the features."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,11 @@ class Level:
         """Indicator features, shape (deployment, member)."""
         return (self.index[:, None] == np.arange(len(self.names))).astype(float)
 
+    @property
+    def siblings(self) -> NDArray[np.float64]:
+        """One for two deployments of one member, zero elsewhere, shape (deployment, deployment)."""
+        return self.indicators @ self.indicators.T
+
 
 @dataclass(frozen=True)
 class FleetDesign:
@@ -63,7 +65,7 @@ class FleetDesign:
     deployments : tuple of Deployment
         One entry a deployment, in the order of every deployment axis.
     levels : mapping of str to Level
-        Members of each of `GROUP_LEVELS`.
+        Members of each of `POOLING_LEVELS`.
     regressors : array, shape (deployment, regressor)
         Logarithms of the datasheet quantities over `REFERENCE`; zero where unknown.
     gpu_unknown, model_unknown : array of bool, shapes (gpu, regressor) and (model, regressor)
@@ -82,13 +84,13 @@ class FleetDesign:
     @property
     def features(self) -> NDArray[np.float64]:
         """Feature matrix, shape (deployment, 1 + regressor + members of all levels)."""
-        indicators = [self.levels[level].indicators for level in GROUP_LEVELS]
+        indicators = [self.levels[level].indicators for level in POOLING_LEVELS]
         return np.hstack([np.ones((len(self.deployments), 1)), self.regressors, *indicators])
 
     @property
     def bounds(self) -> NDArray[np.int64]:
         """Where the features of regressors and of each level begin, for `numpy.split`."""
-        sizes = [1, len(REGRESSORS), *(len(self.levels[level].names) for level in GROUP_LEVELS)]
+        sizes = [1, len(REGRESSORS), *(len(self.levels[level].names) for level in POOLING_LEVELS)]
         return np.cumsum(sizes)[:-1]
 
 
@@ -103,12 +105,16 @@ def fleet_design(deployments: Sequence[Deployment], catalog: Catalog) -> FleetDe
         Datasheets; unknown names are allowed and widen the prior.
     """
     sheets = [catalog.gpu(deployment.gpu) for deployment in deployments]
+    stacks = [_stack(deployment) for deployment in deployments]
+    sites = [f"{sheet.device}/{stack}" for sheet, stack in zip(sheets, stacks, strict=True)]
     levels = {
         "gpu": _level([sheet.device for sheet in sheets]),
         "setting": _level([sheet.name if sheet.device != sheet.name else "" for sheet in sheets]),
         "model": _level([deployment.model for deployment in deployments]),
         "engine": _level([deployment.engine or "unnamed" for deployment in deployments]),
-        "stack": _level([_stack(deployment) for deployment in deployments]),
+        "layout": _level([_layout(deployment) for deployment in deployments]),
+        "stack": _level(stacks),
+        "site": _level(sites),
     }
     gpu_values = np.array([_gpu_regressors(sheet) for sheet in sheets])
     model_values = np.array([_model_regressors(catalog.llm(item.model)) for item in deployments])
@@ -132,6 +138,13 @@ def _level(names: Sequence[str]) -> Level:
 def _stack(deployment: Deployment) -> str:
     """What a deployment is, whatever the device."""
     return deployment._replace(gpu="").label
+
+
+def _layout(deployment: Deployment) -> str:
+    """An engine on several devices; nothing on a single one."""
+    if deployment.tp == 1:
+        return ""
+    return f"{deployment.engine or 'unnamed'}, tp {deployment.tp}"
 
 
 def _of_members(values: NDArray[np.bool_], level: Level) -> NDArray[np.bool_]:

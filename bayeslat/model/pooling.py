@@ -1,27 +1,30 @@
-"""The pooling prior: means and variances of the feature weights, and the covariance they imply."""
+"""The pooling prior: means and variances of the feature weights, and the covariances they imply."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pymc as pm
-import pytensor.tensor as pt
 from numpy.typing import NDArray
 
-from bayeslat.model.design import GROUP_LEVELS, UNKNOWN_SPREAD, FleetDesign
-from bayeslat.model.priors import ELASTICITY_SPREAD, POOLING_LEVELS, REGRESSORS
+from bayeslat.model.design import UNKNOWN_SPREAD, FleetDesign
+from bayeslat.model.priors import (
+    DISCREPANCY_SETTING,
+    ELASTICITY_SPREAD,
+    OWN_SPREAD,
+    POOLING_LEVELS,
+    REGRESSORS,
+)
 from bayeslat.model.quantities import link, to_parameters
 from bayeslat.model.spec import ModelSpec
 
 __all__ = [
-    "MIN_OWN_VARIANCE",
+    "discrepancy_covariance",
     "elasticities",
     "feature_variances",
     "fixed_variances",
     "marginal_variance",
     "median_scales",
-    "nested_normal",
-    "pooled_normal",
+    "pooled_covariance",
     "prior_draws",
     "prior_mean",
     "prior_medians",
@@ -29,10 +32,8 @@ __all__ = [
 
 type Array = NDArray[np.float64]
 
-MIN_OWN_VARIANCE = 0.05**2
-"""Added to the variance of a deployment's own effect, so that two deployments always differ by
-about 7 %. Without it a small scale leaves a quantity that the data do not inform almost no room,
-and samplers diverge in that neck."""
+MIN_OWN_DISCREPANCY = 1e-3**2
+"""Least variance of a deployment's own discrepancy: its scale may come near zero."""
 
 NEGLIGIBLE_VARIANCE = 1e-12
 """In place of zero, whose square root has no derivative."""
@@ -70,7 +71,7 @@ def fixed_variances(spec: ModelSpec, design: FleetDesign) -> Array:
     unknown = np.array([UNKNOWN_SPREAD.get(name, 0.0) for name in REGRESSORS])
     silent = {"gpu": design.gpu_unknown, "model": design.model_unknown}
     members = []
-    for level in GROUP_LEVELS:
+    for level in POOLING_LEVELS:
         found = np.zeros((len(spreads), len(design.levels[level].names)))
         if level in silent:
             found = (means * unknown) ** 2 @ silent[level].T
@@ -78,7 +79,7 @@ def fixed_variances(spec: ModelSpec, design: FleetDesign) -> Array:
     return np.hstack([spreads[:, None] ** 2, slopes, *members])
 
 
-def feature_variances(fixed: Array, scales: Mapping[str, Any], design: FleetDesign, xp: Any) -> Any:
+def feature_variances(fixed: Array, scales: Mapping[str, Array], design: FleetDesign) -> Array:
     """Variance of every feature weight, shape (..., quantity, feature).
 
     Parameters
@@ -86,18 +87,65 @@ def feature_variances(fixed: Array, scales: Mapping[str, Any], design: FleetDesi
     fixed : array, shape (quantity, feature)
         From `fixed_variances`.
     scales : mapping of str to array, each shape (..., quantity)
-        Pooling scales of `GROUP_LEVELS`.
+        Pooling scales of `POOLING_LEVELS`.
     design : FleetDesign
         The fleet.
-    xp : module
-        Array namespace: numpy or ``pytensor.tensor``.
     """
-    sizes = [len(design.levels[level].names) for level in GROUP_LEVELS]
+    sizes = [len(design.levels[level].names) for level in POOLING_LEVELS]
     owner = np.repeat(np.arange(-1, len(sizes)), [1 + len(REGRESSORS), *sizes])
     total = fixed
-    for position, level in enumerate(GROUP_LEVELS):
-        total = total + xp.square(scales[level])[..., None] * (owner == position)
+    for position, level in enumerate(POOLING_LEVELS):
+        total = total + np.square(scales[level])[..., None] * (owner == position)
     return total
+
+
+def pooled_covariance(
+    spec: ModelSpec, design: FleetDesign, scales: Mapping[str, Any], xp: Any
+) -> Any:
+    """Covariance of each pooled quantity over the fleet, every effect integrated out.
+
+    It is F diag(v) F' + own variance, with features F and their variances v.
+
+    Parameters
+    ----------
+    spec, design : ModelSpec, FleetDesign
+        The model and its fleet.
+    scales : mapping of str to array, each shape (..., quantity)
+        Pooling scales of `POOLING_LEVELS`.
+    xp : module
+        Array namespace: numpy or ``pytensor.tensor``.
+
+    Returns
+    -------
+    array, shape (..., quantity, deployment, deployment)
+    """
+    features = design.features
+    fixed = fixed_variances(spec, design)
+    total: Any = (features * fixed[:, None]) @ features.T + OWN_SPREAD**2 * np.eye(len(features))
+    for level in POOLING_LEVELS:
+        total = total + xp.square(scales[level])[..., None, None] * design.levels[level].siblings
+    return total
+
+
+def discrepancy_covariance(design: FleetDesign, stack: Any, own: Any) -> Any:
+    """Covariance of a weight of the discrepancy over the fleet.
+
+    Parameters
+    ----------
+    design : FleetDesign
+        The fleet.
+    stack, own : array, shape (...)
+        Variance that a stack shares, and that of each site and deployment.
+
+    Returns
+    -------
+    array, shape (..., deployment, deployment)
+    """
+    apart = np.eye(len(design.deployments))
+    of_site = (1.0 - DISCREPANCY_SETTING) * design.levels["site"].siblings
+    of_site = of_site + DISCREPANCY_SETTING * apart
+    shared = stack[..., None, None] * design.levels["stack"].siblings
+    return shared + own[..., None, None] * of_site + MIN_OWN_DISCREPANCY * apart
 
 
 def median_scales(spec: ModelSpec) -> dict[str, Array]:
@@ -110,10 +158,9 @@ def median_scales(spec: ModelSpec) -> dict[str, Array]:
 
 def marginal_variance(spec: ModelSpec, design: FleetDesign) -> Array:
     """Prior variance of each pooled quantity at the median scales, (quantity, deployment)."""
-    scales = median_scales(spec)
-    variances = feature_variances(fixed_variances(spec, design), scales, design, np)
-    own = scales["deployment"] ** 2 + MIN_OWN_VARIANCE
-    return variances @ np.square(design.features).T + own[:, None]
+    covariance = pooled_covariance(spec, design, median_scales(spec), np)
+    found: Array = np.diagonal(covariance, axis1=1, axis2=2)
+    return found
 
 
 def prior_draws(spec: ModelSpec, design: FleetDesign, n: int, *, seed: int) -> dict[str, Array]:
@@ -138,112 +185,3 @@ def prior_draws(spec: ModelSpec, design: FleetDesign, n: int, *, seed: int) -> d
     quantities = {name: draws[:, position] for position, name in enumerate(spec.quantities)}
     parameters = to_parameters(quantities, design.w_1)
     return {name: parameters[name] for name in spec.parameters}
-
-
-def pooled_normal(
-    name: str, mean: Array, variances: Any, own: Any, features: Array, **kwargs: Any
-) -> Any:
-    """Independent multivariate normals of low-rank-plus-diagonal covariance, one a quantity.
-
-    Row p has mean ``mean[p]`` and covariance ``features diag(variances[p]) features' + own[p] I``:
-    what is left of a Gaussian hierarchy once its effects are integrated out. The density uses the
-    Woodbury identity, so its cost grows with the number of features cubed, not of deployments.
-
-    Parameters
-    ----------
-    name : str
-        Name of the variable in the model on the stack.
-    mean : array, shape (quantity, deployment)
-        Prior means.
-    variances : tensor, shape (quantity, feature)
-        Variances of the feature weights.
-    own : tensor, shape (quantity,)
-        Variance of each deployment's own effect.
-    features : array, shape (deployment, feature)
-        Feature matrix.
-    **kwargs
-        Passed to `pymc.CustomDist`, for example ``dims``.
-    """
-    gram = features.T @ features
-    n = features.shape[0]
-
-    def logp(value: Any, mean: Any, variances: Any, own: Any) -> Any:
-        residual = value - mean
-        root = pt.sqrt(variances)
-        inner = pt.eye(features.shape[1]) + (
-            root[:, :, None] * gram * root[:, None, :] / own[:, None, None]
-        )
-        factor = pt.linalg.cholesky(inner)
-        projected = root * (residual @ features)
-        solved = pt.linalg.solve_triangular(factor, projected, lower=True, b_ndim=1)
-        quadratic = (pt.square(residual).sum(1) - pt.square(solved).sum(1) / own) / own
-        log_det = n * pt.log(own) + 2.0 * pt.log(pt.diagonal(factor, axis1=1, axis2=2)).sum(1)
-        return -0.5 * (quadratic + log_det + n * np.log(2.0 * np.pi)).sum()
-
-    def random(
-        mean: Array, variances: Array, own: Array, rng: np.random.Generator, size: Any
-    ) -> Array:
-        weights = np.sqrt(variances) * rng.standard_normal(variances.shape)
-        noise = np.sqrt(own)[..., None] * rng.standard_normal(mean.shape)
-        return mean + weights @ features.T + noise
-
-    return pm.CustomDist(
-        name,
-        mean,
-        variances,
-        own,
-        logp=logp,
-        random=random,
-        signature="(p,d),(p,f),(p)->(p,d)",
-        **kwargs,
-    )
-
-
-def nested_normal(
-    name: str, mean: Array, shared: Any, own: Any, group: NDArray[np.int64], **kwargs: Any
-) -> Any:
-    """Rows of independent normals whose members of one group have a part in common.
-
-    The covariance of a row is ``shared`` within a group, plus ``own`` on the diagonal.
-
-    Parameters
-    ----------
-    name : str
-        Name of the variable in the model on the stack.
-    mean : array, shape (row, deployment)
-        Prior means.
-    shared, own : tensor, scalar
-        Variance of what a group shares, and of what each member adds.
-    group : array of int, shape (deployment,)
-        Group of each deployment.
-    **kwargs
-        Passed to `pymc.CustomDist`, for example ``dims``.
-    """
-    indicators = (group[:, None] == np.arange(group.max() + 1)).astype(float)
-    counts = indicators.sum(axis=0)
-    n_rows, n = mean.shape
-
-    def logp(value: Any, mean: Any, shared: Any, own: Any) -> Any:
-        residual = value - mean
-        total = own + counts * shared
-        sums = pt.dot(residual, indicators)
-        quadratic = (pt.square(residual).sum() - (pt.square(sums) * (shared / total)).sum()) / own
-        log_det = n_rows * (pt.log(total).sum() + (n - counts.size) * pt.log(own))
-        return -0.5 * (quadratic + log_det + n_rows * n * np.log(2.0 * np.pi))
-
-    def random(
-        mean: Array, shared: Array, own: Array, rng: np.random.Generator, size: Any
-    ) -> Array:
-        common = np.sqrt(shared) * rng.standard_normal((n_rows, counts.size))
-        return mean + common[:, group] + np.sqrt(own) * rng.standard_normal(mean.shape)
-
-    return pm.CustomDist(
-        name,
-        mean,
-        shared,
-        own,
-        logp=logp,
-        random=random,
-        signature="(p,d),(),()->(p,d)",
-        **kwargs,
-    )

@@ -21,13 +21,14 @@ from bayeslat.errors import InputError
 __all__ = [
     "DEFAULT_PRIORS",
     "DISCREPANCY_OWN",
+    "DISCREPANCY_SETTING",
     "DISCREPANCY_STACK",
     "ELASTICITY_SPREAD",
-    "MIN_OWN_DISCREPANCY",
     "NOISE_GPU_SPREAD",
     "NOISE_MEAN",
     "NOISE_RATIO",
     "NOISE_SCALE",
+    "OWN_SPREAD",
     "POOLING_LEVELS",
     "REGRESSORS",
     "STRAY_LOG_ODDS",
@@ -38,10 +39,17 @@ __all__ = [
 REGRESSORS: Final = ("compute", "share", "bandwidth", "size", "kv", "tp")
 """Datasheet quantities, as logarithms relative to the reference point."""
 
-POOLING_LEVELS: Final = ("gpu", "setting", "model", "engine", "stack", "deployment")
+POOLING_LEVELS: Final = ("gpu", "setting", "model", "engine", "layout", "stack", "site")
 """Levels at which a quantity may stray from its datasheet mean: the device, a setting of it (a
-share of its compute units), the LLM, the serving engine, the software stack (engine, LLM, tensor
-parallelism and precision) whatever the device, and the single deployment."""
+share of its compute units), the LLM, the serving engine, its tensor-parallel layout (the engine on
+so many devices, with its links and collectives, whatever the LLM), the software stack (engine, LLM,
+tensor parallelism and precision) whatever the device, and the site (a stack on a device, whatever
+the setting)."""
+
+OWN_SPREAD: Final = 0.05
+"""Standard deviation of what each deployment adds to all that, so that settings of one site differ
+by 7 %. Without it a small scale leaves a quantity that the data do not inform almost no room, and
+samplers diverge in that neck."""
 
 ELASTICITY_SPREAD: Final = 0.2
 """Prior standard deviation of every elasticity that a quantity has."""
@@ -67,12 +75,13 @@ DISCREPANCY_OWN: Final = (0.03, 0.4)
 standard deviation (a few per cent), and the standard deviation of the logarithm of that. Larger
 values let it take over what the formula says, and the formula no longer rules far from data."""
 
+DISCREPANCY_SETTING: Final = 0.2
+"""Part of a deployment's own variance of the discrepancy that the settings of a site do not share:
+a share of a device runs the same kernels."""
+
 STRAY_LOG_ODDS: Final = (-4.0, 2.0)
 """Mean and standard deviation of the log odds of a stray row: two rows in a hundred, seldom more
 than half."""
-
-MIN_OWN_DISCREPANCY: Final = 1e-3**2
-"""Least variance of a deployment's own discrepancy: its scale may come near zero."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +119,9 @@ class Prior:
         Standard deviation of the logarithm (or logit) of the fleet-wide value.
     elasticity : mapping of str to float
         Power with which the quantity follows each of `REGRESSORS`; absent means zero.
-    gpu, setting, model, engine, stack, deployment : ScalePrior
-        How far each level of `POOLING_LEVELS` strays from the datasheet's word; deployments by 5 %
-        more (in quadrature), see `bayeslat.model.pooling.MIN_OWN_VARIANCE`.
+    gpu, setting, model, engine, layout, stack, site : ScalePrior
+        How far each level of `POOLING_LEVELS` strays from the datasheet's word; each deployment
+        adds `OWN_SPREAD`.
     """
 
     median: float
@@ -122,8 +131,9 @@ class Prior:
     setting: ScalePrior = ScalePrior(0.07, spread=0.0)
     model: ScalePrior = ScalePrior(0.20)
     engine: ScalePrior = ScalePrior(0.40, spread=0.0)
+    layout: ScalePrior = ScalePrior(0.20, spread=0.0)
     stack: ScalePrior = ScalePrior(0.15)
-    deployment: ScalePrior = ScalePrior(0.08)
+    site: ScalePrior = ScalePrior(0.08)
 
     def __post_init__(self) -> None:
         if not (self.median > 0 and self.spread > 0):
@@ -154,7 +164,7 @@ def _held(median: float, spread: float, engine: float = 0.40) -> Prior:
         gpu=ScalePrior(0.20, spread=0.0),
         model=ScalePrior(0.20, spread=0.0),
         stack=ScalePrior(0.15, spread=0.0),
-        deployment=ScalePrior(0.08, spread=0.0),
+        site=ScalePrior(0.08, spread=0.0),
     )
 
 

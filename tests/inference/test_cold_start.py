@@ -20,16 +20,21 @@ from bayeslat.inference.effects import draw_effects
 from bayeslat.inference.prediction import _predicted_discrepancy, _predicted_log_sigma
 from bayeslat.inference.tree import deployment_coords
 from bayeslat.model import ModelSpec, Prior, ScalePrior
-from bayeslat.model.design import GROUP_LEVELS, FleetDesign, fleet_design
+from bayeslat.model.design import FleetDesign, fleet_design
 from bayeslat.model.pooling import (
-    MIN_OWN_VARIANCE,
+    MIN_OWN_DISCREPANCY,
     elasticities,
     feature_variances,
     fixed_variances,
     median_scales,
     prior_mean,
 )
-from bayeslat.model.priors import MIN_OWN_DISCREPANCY, NOISE_GPU_SPREAD
+from bayeslat.model.priors import (
+    DISCREPANCY_SETTING,
+    NOISE_GPU_SPREAD,
+    OWN_SPREAD,
+    POOLING_LEVELS,
+)
 from bayeslat.predictive.draws import Points
 from bayeslat.schema import Deployment
 from bayeslat.simulate.formula import simulate_from_formula
@@ -122,11 +127,11 @@ def test_prediction_is_the_conditional_gaussian_of_the_dense_prior():
     mean = prior_mean(spec, everything)
     features = everything.features
     scales = median_scales(spec)
-    variances = feature_variances(fixed_variances(spec, everything), scales, everything, np)
+    variances = feature_variances(fixed_variances(spec, everything), scales, everything)
     z = []
     for p in range(len(spec.quantities)):
-        own = scales["deployment"][p] ** 2 + MIN_OWN_VARIANCE
-        joint = features @ np.diag(variances[p]) @ features.T + own * np.eye(len(features))
+        joint = features @ np.diag(variances[p]) @ features.T
+        joint = joint + OWN_SPREAD**2 * np.eye(len(features))
         z.append(moment_scores(found[:, p], *conditional(mean[p], joint, theta[p])))
     z = np.concatenate(z)
     assert np.abs(z).max() < z_bound(z.size)
@@ -166,7 +171,7 @@ def predicted_quantities(spec: ModelSpec, old: FleetDesign, theta: np.ndarray) -
     front = ("chain", "draw", "quantity")
     effects = {
         f"{level}_effect": ((*front, level), found)
-        for level, found in zip(GROUP_LEVELS, members, strict=True)
+        for level, found in zip(POOLING_LEVELS, members, strict=True)
     }
     n_gpus = len(old.levels["gpu"].names)
     fleet = xr.Dataset(
@@ -180,7 +185,7 @@ def predicted_quantities(spec: ModelSpec, old: FleetDesign, theta: np.ndarray) -
             "log_sigma_ratio_mean": (front[:2], np.zeros(shape[:2])),
             **{f"{level}_scale": (front, value) for level, value in scales.items()},
         },
-        coords={level: list(old.levels[level].names) for level in GROUP_LEVELS},
+        coords={level: list(old.levels[level].names) for level in POOLING_LEVELS},
     )
     posterior = predicted_newcomers(fleet, spec, NEW, load_catalog(), seed=3).posterior
     w_1 = fleet_design(NEW, load_catalog()).w_1
@@ -192,7 +197,7 @@ def predicted_quantities(spec: ModelSpec, old: FleetDesign, theta: np.ndarray) -
 
 
 def test_prediction_of_the_discrepancy_is_the_dense_conditional():
-    """Known stacks of two members and of one, and a stack that nobody knows."""
+    """Known stacks of two sites and of one, a setting of a known site, an unknown stack."""
     catalog, rng = load_catalog(), np.random.default_rng(6)
     old = [
         Deployment("A100-80GB", "llama-7b"),
@@ -205,6 +210,7 @@ def test_prediction_of_the_discrepancy_is_the_dense_conditional():
         Deployment("L40S", "llama-13b"),
         Deployment("L40S", "llama-7b", engine="vllm"),
         Deployment("A10G", "llama-7b", engine="vllm"),
+        Deployment("A100-80GB@60%", "llama-13b"),
     ]
     shared, own, shape = 0.05, 0.02, (1, N_DRAWS)
     weights = 0.06 * rng.standard_normal((2, len(old)))
@@ -221,9 +227,11 @@ def test_prediction_of_the_discrepancy_is_the_dense_conditional():
         coords=deployment_coords(old),
     )
     found = _predicted_discrepancy(fleet, fleet_design(new, catalog), catalog, rng)[0]
-    stack = np.array([0, 0, 1, 0, 0, 1, 2, 2])
+    stack = np.array([0, 0, 1, 0, 0, 1, 2, 2, 1])
+    site = np.array([0, 1, 2, 3, 4, 5, 6, 7, 2])
     joint = shared**2 * (stack[:, None] == stack)
-    joint = joint + (own**2 + MIN_OWN_DISCREPANCY) * np.eye(stack.size)
+    joint = joint + own**2 * (1 - DISCREPANCY_SETTING) * (site[:, None] == site)
+    joint = joint + (own**2 * DISCREPANCY_SETTING + MIN_OWN_DISCREPANCY) * np.eye(stack.size)
     z = np.concatenate(
         [
             moment_scores(found[:, row], *conditional(np.zeros(stack.size), joint, weights[row]))

@@ -7,12 +7,12 @@ from bayeslat.inference.effects import draw_effects
 from bayeslat.model import ModelSpec
 from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import (
-    MIN_OWN_VARIANCE,
     feature_variances,
     fixed_variances,
     median_scales,
     prior_mean,
 )
+from bayeslat.model.priors import OWN_SPREAD
 from bayeslat.schema import Deployment
 
 N_DRAWS = 20_000
@@ -34,14 +34,15 @@ def test_moments_of_effects_equal_the_dense_conditional():
     found = draw_effects(quantities, tiled, spec, design, rng)
 
     features = design.features
-    variances = feature_variances(fixed_variances(spec, design), scales, design, np)
+    variances = feature_variances(fixed_variances(spec, design), scales, design)
     for p in range(len(spec.quantities)):
         prior = np.diag(variances[p])
-        own = scales["deployment"][p] ** 2 + MIN_OWN_VARIANCE
         gain = (
             prior
             @ features.T
-            @ np.linalg.inv(features @ prior @ features.T + own * np.eye(len(deployments)))
+            @ np.linalg.inv(
+                features @ prior @ features.T + OWN_SPREAD**2 * np.eye(len(deployments))
+            )
         )
         covariance = prior - gain @ features @ prior
         error = np.sqrt(np.diag(covariance) / N_DRAWS) + 1e-9

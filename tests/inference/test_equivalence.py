@@ -27,7 +27,7 @@ ELASTICITIES = {
     "floor": {"bandwidth": -0.5, "size": 0.5},
     "floor_share": {},
 }
-LEVELS = {"gpu": 0.2, "model": 0.2, "engine": 0.4, "stack": 0.15, "deployment": 0.12}
+LEVELS = {"gpu": 0.2, "model": 0.2, "engine": 0.4, "stack": 0.15, "site": 0.12}
 """Medians of the pooling scales. There is one engine, and a stack for each LLM."""
 
 NAMES = tuple(MEDIANS)
@@ -91,7 +91,7 @@ def plain_model(steps: bl.Observations, discrepancy: bool) -> pm.Model:
         "model": llm,
         "engine": np.zeros(n, int),
         "stack": llm,
-        "deployment": np.arange(n),
+        "site": np.arange(n),
     }
     with pm.Model() as model:
         pooled = {name: plain_quantity(name, sheets, members) for name in NAMES}
@@ -107,11 +107,10 @@ def plain_quantity(name: str, sheets: dict, members: dict):
         scale = LEVELS[level]
         if is_sampled(name, level):
             scale = pm.LogNormal(f"{level}_scale {name}", np.log(scale), 0.5)
-        if level == "deployment":
-            scale = (scale**2 + 0.05**2) ** 0.5
         standard = pm.Normal(f"{level}_standard {name}", shape=int(index.max()) + 1)
         effect = pm.Deterministic(f"{level}_effect {name}", scale * standard)
         value = value + effect[index]
+    value = value + 0.05 * pm.Normal(f"own_standard {name}", shape=len(members["site"]))
     return pm.Deterministic(f"pooled {name}", value)
 
 

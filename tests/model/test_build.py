@@ -11,14 +11,14 @@ from bayeslat.catalog import load_catalog
 from bayeslat.model import ModelSpec, Prior, ScalePrior, build_model
 from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import (
-    MIN_OWN_VARIANCE,
+    MIN_OWN_DISCREPANCY,
     feature_variances,
     fixed_variances,
     marginal_variance,
     median_scales,
     prior_mean,
 )
-from bayeslat.model.priors import MIN_OWN_DISCREPANCY, POOLING_LEVELS
+from bayeslat.model.priors import DISCREPANCY_SETTING, OWN_SPREAD, POOLING_LEVELS
 from bayeslat.model.rows import row_layout
 
 
@@ -34,12 +34,11 @@ def test_prior_of_quantities_is_the_integrated_hierarchy(steps):
         if any(sampled):
             scales[level][sampled] = values[f"{level}_scale"]
     mean = prior_mean(spec, design)
-    variances = feature_variances(fixed_variances(spec, design), scales, design, np)
+    variances = feature_variances(fixed_variances(spec, design), scales, design)
     features = design.features
     expected = 0.0
     for p in range(len(spec.quantities)):
-        own = scales["deployment"][p] ** 2 + MIN_OWN_VARIANCE
-        covariance = features * variances[p] @ features.T + own * np.eye(len(features))
+        covariance = features * variances[p] @ features.T + OWN_SPREAD**2 * np.eye(len(features))
         expected += stats.multivariate_normal.logpdf(point["quantities"][p], mean[p], covariance)
     found = model.compile_logp(vars=[model["quantities"]], mode=FAST)(point)
     assert float(found) == pytest.approx(expected, rel=1e-9)
@@ -80,9 +79,12 @@ def prior_of_noise(values: dict, steps: bl.Observations) -> float:
 
 def prior_of_discrepancy(values: dict, steps: bl.Observations) -> float:
     shared, own = values["discrepancy_stack_scale"], values["discrepancy_own_scale"]
-    stack = fleet_design(steps.deployments, load_catalog()).levels["stack"].index
+    levels = fleet_design(steps.deployments, load_catalog()).levels
+    stack, site = levels["stack"].index, levels["site"].index
     covariance = shared**2 * (stack[:, None] == stack)
-    covariance = covariance + (own**2 + MIN_OWN_DISCREPANCY) * np.eye(stack.size)
+    covariance = covariance + own**2 * (1 - DISCREPANCY_SETTING) * (site[:, None] == site)
+    alone = own**2 * DISCREPANCY_SETTING + MIN_OWN_DISCREPANCY
+    covariance = covariance + alone * np.eye(stack.size)
     return float(
         stats.lognorm.logpdf(shared, 0.4, scale=0.04)
         + stats.lognorm.logpdf(own, 0.4, scale=0.03)
@@ -90,15 +92,13 @@ def prior_of_discrepancy(values: dict, steps: bl.Observations) -> float:
     )
 
 
-# pytensor says that the draw of a custom distribution runs in Python, which is what is meant.
-@pytest.mark.filterwarnings("ignore:Numba will use object mode:UserWarning")
 def test_prior_draws_have_the_stated_spread(tiny_steps):
     held = {
         "gpu": ScalePrior(0.3, 0.0),
         "model": ScalePrior(0.2, 0.0),
         "engine": ScalePrior(0.25, 0.0),
         "stack": ScalePrior(0.15, 0.0),
-        "deployment": ScalePrior(0.1, 0.0),
+        "site": ScalePrior(0.1, 0.0),
     }
     fixed = {name: Prior(0.5, 0.5, **held) for name in ("slope", "floor", "floor_share")}
     spec = ModelSpec(terms=(), priors=fixed, discrepancy=False)
@@ -109,7 +109,7 @@ def test_prior_draws_have_the_stated_spread(tiny_steps):
     ]
     n = 4000
     draws = pm.draw(model["quantities"], n, random_seed=1)
-    variance = 0.5**2 + sum(scale.median**2 for scale in held.values()) + MIN_OWN_VARIANCE
+    variance = 0.5**2 + sum(scale.median**2 for scale in held.values()) + OWN_SPREAD**2
     bound = stats.norm.isf(1e-3 / (2 * draws[0].size)) / np.sqrt(2 * n)
     np.testing.assert_allclose(draws.std(axis=0), np.sqrt(variance), rtol=bound)
     np.testing.assert_allclose(marginal_variance(spec, design), variance, rtol=1e-5)

@@ -5,9 +5,9 @@ import pytest
 
 from bayeslat.catalog import GPU, load_catalog
 from bayeslat.model import ModelSpec
-from bayeslat.model.design import GROUP_LEVELS, fleet_design
+from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import marginal_variance, prior_mean
-from bayeslat.model.priors import REGRESSORS
+from bayeslat.model.priors import POOLING_LEVELS, REGRESSORS
 from bayeslat.schema import Deployment
 
 FLEET = [
@@ -41,7 +41,7 @@ def test_levels_hold_what_deployments_share():
         level: [
             design.levels[level].names[i] if i >= 0 else None for i in design.levels[level].index
         ]
-        for level in GROUP_LEVELS
+        for level in POOLING_LEVELS
     }
     stacks = ["llama2-7b/tp1/vllm"] * 3 + ["llama2-7b/tp2"]
     assert members == {
@@ -49,7 +49,12 @@ def test_levels_hold_what_deployments_share():
         "setting": [None, "A100-80GB@60%", None, None],
         "model": ["llama2-7b"] * 4,
         "engine": ["vllm", "vllm", "vllm", "unnamed"],
+        "layout": [None, None, None, "unnamed, tp 2"],
         "stack": stacks,
+        "site": [
+            f"{device}/{stack}"
+            for device, stack in zip(["A100-80GB"] * 2 + ["H100-80GB"] * 2, stacks, strict=True)
+        ],
     }
 
 
@@ -58,7 +63,7 @@ def test_features_are_the_intercept_the_regressors_and_the_levels():
     intercept, regressors, *levels = np.split(design.features, design.bounds, axis=1)
     assert (intercept == 1.0).all() and intercept.shape == (4, 1)
     np.testing.assert_array_equal(regressors, design.regressors)
-    for level, found in zip(GROUP_LEVELS, levels, strict=True):
+    for level, found in zip(POOLING_LEVELS, levels, strict=True):
         np.testing.assert_array_equal(found, design.levels[level].indicators)
         belongs = design.levels[level].index >= 0
         np.testing.assert_array_equal(found.sum(axis=1), belongs)
