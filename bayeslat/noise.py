@@ -9,6 +9,9 @@ A step of location ``mu`` (the formula's latency) and relative scale ``sigma`` i
 A latency is never negative: the first two families are clipped at zero. For positive observations
 the clipped density equals the plain one, so the likelihood is unchanged, while the predictive has
 no negative quantile. The Student-t has moments of order below nu only.
+
+The logarithm of sigma is linear in `noise_features` of a step: prefills have a noise of their own,
+and it may rise or fall with the token count in either phase.
 """
 
 from dataclasses import dataclass
@@ -18,9 +21,44 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-__all__ = ["FAMILIES", "NoiseFamily", "standardise"]
+from bayeslat.saturation import prefill_share
+
+__all__ = [
+    "DECODE_TOKENS",
+    "FAMILIES",
+    "NOISE_FEATURES",
+    "PREFILL_TOKENS",
+    "NoiseFamily",
+    "noise_features",
+    "standardise",
+]
 
 type Array = NDArray[np.float64]
+
+NOISE_FEATURES: Final = ("prefill", "decode_tokens", "prefill_tokens")
+"""What the log noise of a step is linear in."""
+
+DECODE_TOKENS: Final = 16.0
+PREFILL_TOKENS: Final = 512.0
+"""Token counts at which the features of tokens are zero: sigma is the noise of such a decode step,
+and the first feature tells the noise of such a prefill from it."""
+
+
+def noise_features(batch_size: Any, total_tokens: Any) -> Array:
+    """What the log noise of a step is linear in, shape (..., feature).
+
+    With h the prefill share these are h, (1 - h) log(S / `DECODE_TOKENS`) and
+    h log(S / `PREFILL_TOKENS`).
+
+    Parameters
+    ----------
+    batch_size, total_tokens : array, shape (...)
+        B and S.
+    """
+    tokens = np.asarray(total_tokens, dtype=float)
+    share = prefill_share(np.asarray(batch_size, dtype=float), tokens)
+    decode = (1.0 - share) * np.log(tokens / DECODE_TOKENS)
+    return np.stack([share, decode, share * np.log(tokens / PREFILL_TOKENS)], axis=-1)
 
 
 class NoiseFamily(Protocol):

@@ -187,15 +187,18 @@ class FleetPosterior:
             own = self.posterior.isel(deployment=position)
             flat = {
                 name: own[name].to_numpy().ravel()
-                for name in (*PARAMETERS, "sigma", "nu", "sigma_ratio")
+                for name in (*PARAMETERS, "sigma", "nu")
                 if name in own
             }
             n = flat["sigma"].size
             sigma, nu = flat.pop("sigma"), flat.pop("nu", np.full(n, np.inf))
-            ratio, missed = flat.pop("sigma_ratio", None), self._discrepancy(deployment)
+            missed, slopes = self._discrepancy(deployment), None
+            if "log_sigma_slopes" in own:
+                rows = own["log_sigma_slopes"].transpose("chain", "draw", "noise_feature")
+                slopes = rows.to_numpy().reshape(n, -1)
             w_1 = np.full(n, float(self.constant_data["w_1"][position]))
             self._draws[deployment] = DeploymentDraws(
-                deployment, {**flat, "w_1": w_1}, sigma, nu, self.spec.likelihood, ratio, missed
+                deployment, {**flat, "w_1": w_1}, sigma, nu, self.spec.likelihood, slopes, missed
             )
         return self._draws[deployment]
 

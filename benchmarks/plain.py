@@ -22,8 +22,9 @@ from bayeslat.model.priors import (
     DISCREPANCY_STACK,
     NOISE_GPU_SPREAD,
     NOISE_MEAN,
-    NOISE_RATIO,
     NOISE_SCALE,
+    NOISE_SLOPE_MEANS,
+    NOISE_SLOPES,
     OWN_SPREAD,
     POOLING_LEVELS,
 )
@@ -38,7 +39,7 @@ def plain_model(observations: bl.Observations, spec: bl.ModelSpec) -> pm.Model:
     with pm.Model(coords=model_coords(spec, design, basis)) as model:
         n_deployments = len(design.deployments)
         quantities = pm.Deterministic("quantities", _quantities(spec, design))
-        noise = _noise(design), _ratio(n_deployments)
+        noise = _noise(design), _slopes(n_deployments)
         discrepancy = _discrepancy(design, basis) if basis is not None else None
         observe(observations, spec, design.w_1, quantities, noise, shape_parameter(), discrepancy)
     return model
@@ -71,9 +72,10 @@ def _noise(design: Any) -> Any:
     )
 
 
-def _ratio(n_deployments: int) -> Any:
-    location = pm.Normal("log_sigma_ratio_mean", sigma=NOISE_RATIO[0])
-    return location + NOISE_RATIO[1] * pm.Normal("z_ratio", shape=n_deployments)
+def _slopes(n_deployments: int) -> Any:
+    mean = pm.Normal("log_sigma_slopes_mean", sigma=NOISE_SLOPE_MEANS, shape=len(NOISE_SLOPES))
+    own = pm.Normal("z_slopes", shape=(len(NOISE_SLOPES), n_deployments))
+    return mean[:, None] + np.array(NOISE_SLOPES)[:, None] * own
 
 
 def _discrepancy(design: Any, basis: Any) -> Any:

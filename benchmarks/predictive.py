@@ -69,7 +69,7 @@ def extended(draws: DeploymentDraws) -> DeploymentDraws:
     return replace(
         draws,
         parameters=draws.parameters | ratios,
-        sigma_ratio=rng.lognormal(0.3, 0.1, N_DRAWS),
+        slopes=rng.normal([0.3, 0.1, -0.1], 0.1, size=(N_DRAWS, 3)),
         discrepancy=Discrepancy(
             basis,
             weights,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from bayeslat.noise import FAMILIES, standardise
+from bayeslat.noise import FAMILIES, NOISE_FEATURES, noise_features, standardise
 
 SHAPES = {"student_t": [1.2, 2.5, 4.0, 50.0], "normal": [np.inf], "lognormal": [np.inf]}
 CASES = [(name, nu) for name, values in SHAPES.items() for nu in values]
@@ -69,3 +69,13 @@ def test_moments_are_those_of_the_clipped_latency(name, nu, sigma):
 def test_standardise_undoes_the_scale():
     for family, t in ((FAMILIES["normal"], 12.0), (FAMILIES["lognormal"], 10.0 * np.exp(0.2))):
         assert standardise(family, t, 10.0, 0.1) == pytest.approx(2.0)
+
+
+def test_log_noise_follows_the_phase_and_the_tokens_of_each_phase():
+    features = noise_features([16, 64, 1, 1, 256], [16, 64, 512, 4096, 512])
+    expected = np.zeros((5, len(NOISE_FEATURES)))
+    expected[1, 1] = np.log(4.0)  # a decode step of four times as many tokens
+    expected[2:, 0] = [511 / 512, 4095 / 4096, 0.5]
+    expected[2:, 1] = [np.log(32) / 512, np.log(256) / 4096, 0.5 * np.log(32)]
+    expected[3, 2] = 4095 / 4096 * np.log(8)  # a prefill of eight times as many
+    np.testing.assert_allclose(features, expected, rtol=1e-12)

@@ -30,7 +30,8 @@ def make_fleet(*, extended, measured=(1.0, 2_000.0), fleet_tokens=None):
     attrs = {"spec": spec.to_json(), "discrepancy_basis": ""}
     if extended:
         weights = 0.1 * rng.normal(size=(N_CHAINS, N_DRAWS, BASIS.size, 2))
-        variables["sigma_ratio"] = (dims, rng.lognormal(0.5, 0.1, shape))
+        slopes = rng.normal(0.3, 0.1, (N_CHAINS, N_DRAWS, 3, 2))
+        variables["log_sigma_slopes"] = (("chain", "draw", "noise_feature", "deployment"), slopes)
         variables["discrepancy"] = (("chain", "draw", "basis", "deployment"), weights)
         variables["discrepancy_scale"] = (dims[:2], 0.1 + 0.1 * rng.random(shape[:2]))
         attrs["discrepancy_basis"] = BASIS.to_json()
@@ -52,20 +53,19 @@ def make_fleet(*, extended, measured=(1.0, 2_000.0), fleet_tokens=None):
 
 def test_a_plain_posterior_has_plain_draws():
     draws = make_fleet(extended=False).draws(Deployment(*OWN))
-    assert draws.sigma_ratio is None and draws.discrepancy is None
+    assert draws.slopes is None and draws.discrepancy is None
     np.testing.assert_array_equal(draws.parameters["w_1"], 1.3)
 
 
-def test_noise_ratio_and_discrepancy_are_those_of_the_deployment():
+def test_slopes_of_noise_and_discrepancy_are_those_of_the_deployment():
     fleet = make_fleet(extended=True)
     draws, posterior = fleet.draws(Deployment(*OWN)), fleet.posterior
-    assert "sigma_ratio" not in draws.parameters
     np.testing.assert_array_equal(draws.discrepancy.basis.centres, BASIS.centres)
     for chain, draw in ((0, 0), (1, 7), (1, 24)):
         flat = chain * N_DRAWS + draw
         where = {"chain": chain, "draw": draw}
         one = posterior.isel(deployment=1, **where)
-        assert draws.sigma_ratio[flat] == one["sigma_ratio"]
+        np.testing.assert_array_equal(draws.slopes[flat], one["log_sigma_slopes"])
         assert draws.sigma[flat] == one["sigma"]
         assert draws.discrepancy.scale[flat] == one["discrepancy_scale"]
         np.testing.assert_array_equal(draws.discrepancy.weights[flat], one["discrepancy"])

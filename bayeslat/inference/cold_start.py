@@ -205,7 +205,7 @@ def _continued_prior(
         mean=flat.mean(axis=0),
         covariance=np.cov(flat.reshape(len(flat), -1), rowvar=False),
         log_sigma=_moments(prediction.log_sigma),
-        log_sigma_ratio=_moments(prediction.log_sigma_ratio),
+        log_sigma_slopes=_moments_of_rows(prediction.log_sigma_slopes),
         log_nu_excess=nu,
         discrepancy=discrepancy,
     )
@@ -216,11 +216,8 @@ def _prior_draws(
 ) -> dict[str, Array]:
     """Draws of a continued model's value variables from its prior, each (n, ...)."""
     found = {"quantities": _normal(prior.mean.ravel(), prior.covariance, n, rng)}
-    for name, moments in (
-        ("log_sigma", prior.log_sigma),
-        ("log_sigma_ratio", prior.log_sigma_ratio),
-    ):
-        found[name] = _normal(*moments, n, rng)
+    found["log_sigma"] = _normal(*prior.log_sigma, n, rng)
+    found["log_sigma_slopes"] = _normal_rows(*prior.log_sigma_slopes, n, rng)
     if spec.strays:
         mean, spread = STRAY_LOG_ODDS
         size = (n, prior.log_sigma[0].size)
@@ -230,16 +227,18 @@ def _prior_draws(
         found["nu_excess_log__"] = mean + spread * rng.standard_normal(n)
     if prior.discrepancy is not None:
         weights = prior.discrepancy
-        columns = [
-            _normal(mean, covariance, n, rng)
-            for mean, covariance in zip(weights.mean, weights.covariance, strict=True)
-        ]
-        found["discrepancy"] = np.stack(columns, axis=1)
+        found["discrepancy"] = _normal_rows(weights.mean, weights.covariance, n, rng)
     return found
 
 
 def _normal(mean: Array, covariance: Array, n: int, rng: np.random.Generator) -> Array:
     return mean + rng.standard_normal((n, mean.size)) @ np.linalg.cholesky(covariance).T
+
+
+def _normal_rows(means: Array, covariances: Array, n: int, rng: np.random.Generator) -> Array:
+    """Draws of independent rows of normals, shape (n, row, deployment)."""
+    rows = zip(means, covariances, strict=True)
+    return np.stack([_normal(mean, covariance, n, rng) for mean, covariance in rows], axis=1)
 
 
 def _moments(draws: Array) -> tuple[Array, Array]:
@@ -248,13 +247,20 @@ def _moments(draws: Array) -> tuple[Array, Array]:
     return flat.mean(axis=0), np.atleast_2d(np.cov(flat, rowvar=False))
 
 
-def _continued_discrepancy(fleet: xr.Dataset, draws: Array, basis: Basis) -> ContinuedDiscrepancy:
+def _moments_of_rows(draws: Array) -> tuple[Array, Array]:
+    """Moments of each row of draws, shape (chain, draw, row, deployment)."""
     moments = [_moments(draws[:, :, position]) for position in range(draws.shape[2])]
+    means, covariances = zip(*moments, strict=True)
+    return np.stack(means), np.stack(covariances)
+
+
+def _continued_discrepancy(fleet: xr.Dataset, draws: Array, basis: Basis) -> ContinuedDiscrepancy:
+    mean, covariance = _moments_of_rows(draws)
     variance = sum(np.square(fleet[name].to_numpy()).mean() for name in DISCREPANCY_SCALES)
     return ContinuedDiscrepancy(
         basis,
-        mean=np.stack([mean for mean, _ in moments]),
-        covariance=np.stack([covariance for _, covariance in moments]),
+        mean=mean,
+        covariance=covariance,
         scale=float(np.sqrt(variance)),
     )
 
@@ -275,18 +281,17 @@ def _spread_news(
         found = _moved_along(prior, known, measured, pick)
         return found.reshape(chains, draws, *found.shape[1:])
 
+    def moved_rows(prior: Array, known: Array) -> Array:
+        rows = range(known.shape[2])
+        return np.stack([moved(prior[:, :, row], known[:, :, row]) for row in rows], axis=2)
+
     discrepancy = None
     if prediction.discrepancy is not None:
-        known = values["discrepancy"].to_numpy()
-        columns = [
-            moved(prediction.discrepancy[:, :, position], known[:, :, position])
-            for position in range(known.shape[2])
-        ]
-        discrepancy = np.stack(columns, axis=2)
+        discrepancy = moved_rows(prediction.discrepancy, values["discrepancy"].to_numpy())
     result = Prediction(
         moved(prediction.quantities, values["quantities"].to_numpy()),
         moved(prediction.log_sigma, values["log_sigma"].to_numpy()),
-        moved(prediction.log_sigma_ratio, values["log_sigma_ratio"].to_numpy()),
+        moved_rows(prediction.log_sigma_slopes, values["log_sigma_slopes"].to_numpy()),
         discrepancy,
     ).to_values(spec)
     for name, draw in shared_values(fleet).items():

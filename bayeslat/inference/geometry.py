@@ -166,7 +166,7 @@ def _shear(
         basis,
         theta=flat[where["quantities"]].reshape(target.density.shapes["quantities"]),
         log_sigma=flat[where["log_sigma"]],
-        log_ratio=flat[where["log_sigma_ratio"]],
+        slopes=flat[where["log_sigma_slopes"]].reshape(target.density.shapes["log_sigma_slopes"]),
     )
 
 

@@ -17,7 +17,7 @@ from bayeslat.inference.tree import DISCREPANCY_SCALES
 from bayeslat.model.design import FleetDesign, fleet_design
 from bayeslat.model.likelihood import NU_OFFSET
 from bayeslat.model.pooling import discrepancy_covariance, fixed_variances, prior_medians
-from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_RATIO, OWN_SPREAD, POOLING_LEVELS
+from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_SLOPES, OWN_SPREAD, POOLING_LEVELS
 from bayeslat.model.spec import ModelSpec
 from bayeslat.schema import Deployment
 
@@ -34,15 +34,17 @@ class Prediction:
     ----------
     quantities : array, shape (chain, draw, quantity, deployment)
         Logarithms and logits.
-    log_sigma, log_sigma_ratio : array, shape (chain, draw, deployment)
-        Log noise, and log of its ratio in prefills.
+    log_sigma : array, shape (chain, draw, deployment)
+        Log noise.
+    log_sigma_slopes : array, shape (chain, draw, noise_feature, deployment)
+        How it follows its features.
     discrepancy : array, shape (chain, draw, basis, deployment), optional
         Weights; None where the model has none.
     """
 
     quantities: Array
     log_sigma: Array
-    log_sigma_ratio: Array
+    log_sigma_slopes: Array
     discrepancy: Array | None
 
     def of(self, members: NDArray[np.int64]) -> "Prediction":
@@ -51,7 +53,7 @@ class Prediction:
         return Prediction(
             self.quantities[..., members],
             self.log_sigma[..., members],
-            self.log_sigma_ratio[..., members],
+            self.log_sigma_slopes[..., members],
             discrepancy,
         )
 
@@ -61,7 +63,7 @@ class Prediction:
         data: dict[str, Any] = {
             "quantities": ((*front, "quantity", "deployment"), self.quantities),
             "log_sigma": ((*front, "deployment"), self.log_sigma),
-            "log_sigma_ratio": ((*front, "deployment"), self.log_sigma_ratio),
+            "log_sigma_slopes": ((*front, "noise_feature", "deployment"), self.log_sigma_slopes),
         }
         if self.discrepancy is not None:
             data["discrepancy"] = ((*front, "basis", "deployment"), self.discrepancy)
@@ -97,7 +99,7 @@ def predict(
     return Prediction(
         quantities,
         _predicted_log_sigma(fleet, design, rng),
-        _predicted_log_ratio(fleet, len(design.deployments), rng),
+        _predicted_slopes(fleet, len(design.deployments), rng),
         discrepancy,
     )
 
@@ -158,10 +160,11 @@ def _predicted_log_sigma(fleet: xr.Dataset, design: FleetDesign, rng: np.random.
     return mean[..., None] + device[..., gpus.index] + noise
 
 
-def _predicted_log_ratio(fleet: xr.Dataset, n: int, rng: np.random.Generator) -> Array:
-    """Draws of the log noise ratio of new deployments, shape (chain, draw, deployment)."""
-    mean = fleet["log_sigma_ratio_mean"].to_numpy()
-    return mean[..., None] + NOISE_RATIO[1] * rng.standard_normal((*mean.shape, n))
+def _predicted_slopes(fleet: xr.Dataset, n: int, rng: np.random.Generator) -> Array:
+    """Draws of the noise's slopes, shape (chain, draw, noise_feature, deployment)."""
+    mean = fleet["log_sigma_slopes_mean"].transpose("chain", "draw", "noise_feature").to_numpy()
+    own = np.array(NOISE_SLOPES)[:, None] * rng.standard_normal((*mean.shape, n))
+    return mean[..., None] + own
 
 
 def _predicted_discrepancy(

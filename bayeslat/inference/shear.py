@@ -26,8 +26,8 @@ from bayeslat import saturation
 from bayeslat.discrepancy import MAX_CENTRES, Basis, basis_for
 from bayeslat.model.priors import DISCREPANCY_OWN, DISCREPANCY_STACK
 from bayeslat.model.quantities import to_parameters
+from bayeslat.noise import noise_features
 from bayeslat.observations import Observations
-from bayeslat.saturation import prefill_share
 
 __all__ = ["WEIGHT_VARIANCE", "Shear", "shear_at"]
 
@@ -115,7 +115,7 @@ def shear_at(
     *,
     theta: Array,
     log_sigma: Array,
-    log_ratio: Array,
+    slopes: Array,
 ) -> Shear:
     """The shear around a point, from the information that the rows hold there.
 
@@ -131,13 +131,16 @@ def shear_at(
         Features of the discrepancy.
     theta : array, shape (quantity, deployment)
         Quantities.
-    log_sigma, log_ratio : array, shape (deployment,)
-        Log relative noise, and of its ratio in prefills.
+    log_sigma : array, shape (deployment,)
+        Log relative noise.
+    slopes : array, shape (feature, deployment)
+        How it follows `bayeslat.noise.NOISE_FEATURES`.
     """
     batch, tokens = observations.batch_size, observations.total_tokens
     owner = observations.deployment_index
     features = basis.features(batch, tokens)
-    noise = np.exp(log_sigma[owner] + prefill_share(batch, tokens) * log_ratio[owner])
+    on_features = (noise_features(batch, tokens) * slopes.T[owner]).sum(axis=1)
+    noise = np.exp(log_sigma[owner] + on_features)
     variance = np.square(noise) / observations.n_averaged
     variance += WEIGHT_VARIANCE * basis.missing(features)
     prior = np.eye(basis.size) / WEIGHT_VARIANCE

@@ -23,11 +23,10 @@ __all__ = ["Structure", "structure_of"]
 type Array = NDArray[np.float64]
 type Index = NDArray[np.int64]
 
-OF_DEPLOYMENTS = ("quantities", "log_sigma", "log_sigma_ratio", "stray_log_odds", "discrepancy")
+OF_DEPLOYMENTS = ("quantities", "log_sigma", "log_sigma_slopes", "stray_log_odds", "discrepancy")
 """Variables with a deployment as their last axis; a model may lack the last two."""
 
 NOISE = ("log_sigma", "log_sigma_mean", "log_sigma_gpu", "log_sigma_scale_log__")
-NOISE_RATIO = ("log_sigma_ratio", "log_sigma_ratio_mean")
 STRAYS = ("stray_log_odds",)
 
 SCALE_SUFFIX = "_scale_log__"
@@ -105,11 +104,14 @@ def _prior_groups(model: pm.Model, density: FlatDensity, slices: Mapping[str, sl
     groups = np.full(density.dim, SHARED)
     names = list(model.coords["quantity"])
     first = len(names)
-    if "discrepancy" in slices:
-        n_weights, n_deployments = density.shapes["discrepancy"]
-        groups[slices["discrepancy"]] = np.repeat(first + np.arange(n_weights), n_deployments)
-        first += n_weights
-    for position, members in enumerate((NOISE, NOISE_RATIO, STRAYS)):
+    for name in ("discrepancy", "log_sigma_slopes"):
+        if name in slices:
+            n_rows, n_deployments = density.shapes[name]
+            groups[slices[name]] = np.repeat(first + np.arange(n_rows), n_deployments)
+            if f"{name}_mean" in slices:
+                groups[slices[f"{name}_mean"]] = first + np.arange(n_rows)
+            first += n_rows
+    for position, members in enumerate((NOISE, STRAYS)):
         for name in set(members) & set(slices):
             groups[slices[name]] = first + position
     if "fleet" in model.named_vars:  # a fleet's summary ties all quantities to each other

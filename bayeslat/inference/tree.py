@@ -21,6 +21,7 @@ from bayeslat.model.pooling import elasticities, median_scales
 from bayeslat.model.priors import POOLING_LEVELS, REGRESSORS
 from bayeslat.model.quantities import to_parameters
 from bayeslat.model.spec import ModelSpec
+from bayeslat.noise import NOISE_FEATURES
 from bayeslat.observations import Observations, Quarantine
 from bayeslat.schema import SCHEMA_VERSION, Deployment
 
@@ -49,9 +50,9 @@ def fleet_tree(
     Groups
     ------
     posterior
-        Every parameter of the formula (chain, draw, deployment) in its unit, ``sigma``, ``nu`` and
-        ``sigma_ratio``, pooling scales, ``intercept``, ``elasticity``, the effects of every level;
-        ``discrepancy`` with its scales and ``stray_share`` where the model has them.
+        Every parameter of the formula (chain, draw, deployment) in its unit, ``sigma``, ``nu``,
+        ``log_sigma_slopes``, pooling scales, ``intercept``, ``elasticity``, the effects of every
+        level; ``discrepancy`` with its scales and ``stray_share`` where the model has them.
     sample_stats
         ``diverging``, ``n_steps``, ``energy``.
     constant_data
@@ -62,7 +63,7 @@ def fleet_tree(
     posterior = parameter_dataset(values, spec, design.deployments, design.w_1)
     for level in POOLING_LEVELS:
         posterior[f"{level}_scale"] = (("chain", "draw", "quantity"), scales[level])
-    for name in ("log_sigma_mean", "log_sigma_gpu", "log_sigma_ratio_mean"):
+    for name in ("log_sigma_mean", "log_sigma_gpu", "log_sigma_slopes_mean"):
         posterior[name] = values[name]
     posterior["log_sigma_scale"] = np.exp(values["log_sigma_scale_log__"])
     posterior = posterior.merge(_effects(values, scales, spec, design, seed))
@@ -90,7 +91,8 @@ def parameter_dataset(
     dims = ("chain", "draw", "deployment")
     data: dict[str, Any] = {name: (dims, found[name]) for name in spec.parameters}
     data["sigma"] = (dims, np.exp(values["log_sigma"].to_numpy()))
-    data["sigma_ratio"] = (dims, np.exp(values["log_sigma_ratio"].to_numpy()))
+    slopes = values["log_sigma_slopes"].transpose("chain", "draw", "noise_feature", "deployment")
+    data["log_sigma_slopes"] = (slopes.dims, slopes.to_numpy())
     if "stray_log_odds" in values:
         odds = values["stray_log_odds"].to_numpy()
         data["stray_share"] = (dims, 1.0 / (1.0 + np.exp(-odds)))
@@ -107,7 +109,8 @@ def parameter_dataset(
             ("chain", "draw"),
             np.hypot(*(data[name][1] for name in DISCREPANCY_SCALES)),
         )
-    return xr.Dataset(data, coords=deployment_coords(deployments))
+    coords = deployment_coords(deployments) | {"noise_feature": list(NOISE_FEATURES)}
+    return xr.Dataset(data, coords=coords)
 
 
 def deployment_coords(deployments: Sequence[Deployment]) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from bayeslat.model.priors import (
     DISCREPANCY_STACK,
     NOISE_GPU_SPREAD,
     NOISE_MEAN,
-    NOISE_RATIO,
     NOISE_SCALE,
+    NOISE_SLOPE_MEANS,
+    NOISE_SLOPES,
     POOLING_LEVELS,
 )
 from bayeslat.model.spec import ModelSpec
-from bayeslat.noise import FAMILIES
+from bayeslat.noise import FAMILIES, NOISE_FEATURES
 from bayeslat.observations import Observations
 
 __all__ = ["build_model", "model_coords", "pooling_scale"]
@@ -54,8 +55,9 @@ def build_model(
     -------
     pymc.Model
         Free variables: ``quantities`` (quantity, deployment), the pooling scales that are not
-        fixed, ``log_sigma`` and ``log_sigma_ratio`` (deployment) with their means, GPU effects and
-        scale, ``discrepancy`` (basis, deployment) with its two scales, and the likelihood's own.
+        fixed, ``log_sigma`` (deployment) with its mean, GPU effects and scale,
+        ``log_sigma_slopes`` (noise_feature, deployment) with their means, ``discrepancy`` (basis,
+        deployment) with its two scales, and the likelihood's own.
         Observed: ``latency_ms`` (row, in the order of `bayeslat.model.rows.row_layout`). No
         deterministic has the row dimension.
     """
@@ -64,7 +66,7 @@ def build_model(
     basis = observed_basis(observations, spec)
     with pm.Model(coords=model_coords(spec, design, basis)) as model:
         quantities = _pooled_quantities(spec, design)
-        noise = _pooled_noise(design), _noise_ratio()
+        noise = _pooled_noise(design), _noise_slopes()
         nu = shape_parameter() if FAMILIES[spec.likelihood].has_shape else None
         discrepancy = _discrepancy(design, basis) if basis is not None else None
         observe(
@@ -80,6 +82,7 @@ def model_coords(
     coords: dict[str, Any] = {
         "quantity": list(spec.quantities),
         "deployment": [deployment.label for deployment in design.deployments],
+        "noise_feature": list(NOISE_FEATURES),
         **{level: list(design.levels[level].names) for level in POOLING_LEVELS},
     }
     for level in POOLING_LEVELS:
@@ -125,10 +128,15 @@ def _pooled_noise(design: FleetDesign) -> Any:
     return pm.Normal("log_sigma", mu=mean, sigma=spread, dims="deployment")
 
 
-def _noise_ratio() -> Any:
-    """Log of the noise of prefills over that of decode steps, pooled over the fleet."""
-    location = pm.Normal("log_sigma_ratio_mean", sigma=NOISE_RATIO[0])
-    return pm.Normal("log_sigma_ratio", mu=location, sigma=NOISE_RATIO[1], dims="deployment")
+def _noise_slopes() -> Any:
+    """How log noise follows its features, pooled over the fleet."""
+    mean = pm.Normal("log_sigma_slopes_mean", sigma=NOISE_SLOPE_MEANS, dims="noise_feature")
+    return pm.Normal(
+        "log_sigma_slopes",
+        mu=mean[:, None],
+        sigma=np.array(NOISE_SLOPES)[:, None],
+        dims=("noise_feature", "deployment"),
+    )
 
 
 def _discrepancy(design: FleetDesign, basis: Basis) -> DiscrepancyTerm:

@@ -12,7 +12,7 @@ from bayeslat.discrepancy import Basis
 from bayeslat.model.likelihood import shape_parameter
 from bayeslat.model.observed import DiscrepancyTerm, observe, stray_log_odds
 from bayeslat.model.spec import ModelSpec
-from bayeslat.noise import FAMILIES
+from bayeslat.noise import FAMILIES, NOISE_FEATURES
 from bayeslat.observations import Observations
 
 __all__ = ["ContinuedDiscrepancy", "ContinuedPrior", "build_continued_model"]
@@ -30,8 +30,10 @@ class ContinuedPrior:
         Means of the pooled quantities.
     covariance : array, shape (quantity * deployment, quantity * deployment)
         Their joint covariance, raveled quantity first.
-    log_sigma, log_sigma_ratio : tuple of array, shapes (deployment,) and (deployment, deployment)
-        Mean and covariance of the log relative noise, and of its ratio in prefills.
+    log_sigma : tuple of array, shapes (deployment,) and (deployment, deployment)
+        Mean and covariance of the log relative noise.
+    log_sigma_slopes : tuple of array, shapes (feature, deployment) and (..., deployment)
+        Means of its slopes, and the covariance of each over the deployments.
     log_nu_excess : tuple of float, optional
         Mean and standard deviation of log(nu - 3), for families with a shape parameter.
     discrepancy : ContinuedDiscrepancy, optional
@@ -41,7 +43,7 @@ class ContinuedPrior:
     mean: Array
     covariance: Array
     log_sigma: tuple[Array, Array]
-    log_sigma_ratio: tuple[Array, Array]
+    log_sigma_slopes: tuple[Array, Array]
     log_nu_excess: tuple[float, float] | None = None
     discrepancy: "ContinuedDiscrepancy | None" = None
 
@@ -85,7 +87,11 @@ def build_continued_model(
         What the fleet says about them.
     """
     labels = [deployment.label for deployment in observations.deployments]
-    coords: dict[str, Any] = {"quantity": list(spec.quantities), "deployment": labels}
+    coords: dict[str, Any] = {
+        "quantity": list(spec.quantities),
+        "deployment": labels,
+        "noise_feature": list(NOISE_FEATURES),
+    }
     if prior.discrepancy is not None:
         coords["basis"] = range(prior.discrepancy.basis.size)
     with pm.Model(coords=coords) as model:
@@ -94,10 +100,10 @@ def build_continued_model(
         white = pt.dot(whiten, (quantities - prior.mean).ravel())
         pm.Potential("fleet", -0.5 * pt.square(white).sum())
         noise = tuple(
-            pm.MvNormal(name, mu=mean, cov=covariance, dims="deployment")
-            for name, (mean, covariance) in (
-                ("log_sigma", prior.log_sigma),
-                ("log_sigma_ratio", prior.log_sigma_ratio),
+            pm.MvNormal(name, mu=mean, cov=covariance, dims=dims)
+            for name, (mean, covariance), dims in (
+                ("log_sigma", prior.log_sigma, "deployment"),
+                ("log_sigma_slopes", prior.log_sigma_slopes, ("noise_feature", "deployment")),
             )
         )
         has_shape = FAMILIES[spec.likelihood].has_shape

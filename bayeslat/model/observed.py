@@ -15,6 +15,7 @@ from bayeslat.model.priors import STRAY_LOG_ODDS
 from bayeslat.model.quantities import to_parameters
 from bayeslat.model.rows import row_layout
 from bayeslat.model.spec import ModelSpec
+from bayeslat.noise import noise_features
 from bayeslat.observations import Observations
 
 __all__ = ["DiscrepancyTerm", "observe", "observed_basis", "stray_log_odds"]
@@ -57,9 +58,9 @@ def observe(
     tau_C = parameters.pop("tau_C", None)
     of_points = {name: rows.spread(values) for name, values in parameters.items()}
     location = saturation.latency(of_points, batch, tokens, xp=pt)
-    share = saturation.prefill_share(batch, tokens)
-    log_sigma, log_ratio = (rows.spread(values) for values in log_noise)
-    variance = rows.of_rows(pt.exp(2.0 * (log_sigma + share * log_ratio)))
+    log_sigma, slopes = log_noise
+    followed = rows.product(noise_features(batch, tokens), slopes)
+    variance = rows.of_rows(pt.exp(2.0 * (rows.spread(log_sigma) + followed)))
     variance = variance / observations.n_averaged[rows.order]
     factor: Any = 1.0
     if discrepancy is not None:

@@ -26,8 +26,9 @@ __all__ = [
     "ELASTICITY_SPREAD",
     "NOISE_GPU_SPREAD",
     "NOISE_MEAN",
-    "NOISE_RATIO",
     "NOISE_SCALE",
+    "NOISE_SLOPES",
+    "NOISE_SLOPE_MEANS",
     "OWN_SPREAD",
     "POOLING_LEVELS",
     "REGRESSORS",
@@ -64,10 +65,12 @@ NOISE_GPU_SPREAD: Final = 0.4
 """Standard deviation of a GPU's part in the log noise: hosts, drivers and clocks come with it. Too
 few GPUs are in most fleets to estimate it, and a GPU that nobody measured needs it."""
 
-NOISE_RATIO: Final = (0.5, 0.5)
-"""Noise of a prefill over that of a decode step: standard deviation of the logarithm of its median
-over the fleet, and of a deployment around it. Logs differ in this more than in anything: where
-prefills queue behind each other their noise is several times that of decode steps."""
+NOISE_SLOPE_MEANS: Final = (0.5, 0.1, 0.1)
+NOISE_SLOPES: Final = (0.5, 0.2, 0.2)
+"""How log noise follows `bayeslat.noise.NOISE_FEATURES`: standard deviations of a fleet's mean
+slopes, and of those of a deployment around them. Logs differ in the noise of a prefill more than in
+anything: where prefills queue behind each other it is several times that of decode steps. And the
+noise rises or falls with the token count, in one engine by the square root of it."""
 
 DISCREPANCY_STACK: Final = (0.04, 0.4)
 DISCREPANCY_OWN: Final = (0.03, 0.4)

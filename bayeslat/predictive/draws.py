@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat.discrepancy import Discrepancy
-from bayeslat.noise import FAMILIES, NoiseFamily
+from bayeslat.noise import FAMILIES, NOISE_FEATURES, NoiseFamily
 from bayeslat.predictive.kernels import (
     locate,
     ppf_mean,
@@ -97,19 +97,18 @@ class DeploymentDraws:
         Degrees of freedom; infinite for families without a shape parameter.
     family : str
         Name of the noise family.
-    sigma_ratio : array, shape (draw,), optional
-        Noise of a long prefill relative to a decode step; one where not given. In between it is the
-        power h = 1 - B / S of the ratio.
+    slopes : array, shape (draw, feature), optional
+        How log noise follows `bayeslat.noise.NOISE_FEATURES`; not at all where not given.
     discrepancy : Discrepancy, optional
         What the formula misses; nothing where not given.
 
     Notes
     -----
-    At a point of prefill share h whose latency is the mean of n steps, a draw has the location and
-    the relative scale ::
+    At a point whose latency is the mean of n steps, a draw has the location and the relative
+    scale ::
 
         mu    = T exp(delta),    delta = features . loadings
-        sigma = sqrt(sigma^2 sigma_ratio^(2 h) / n + missing scale^2)
+        sigma = sqrt(sigma^2 exp(2 slopes . noise features) / n + missing scale^2)
 
     The noise averages out, the discrepancy does not: it is the same for each of the n steps. The
     degrees of freedom of n steps add up to n nu, as those of independent variances do
@@ -121,7 +120,7 @@ class DeploymentDraws:
     sigma: Array
     nu: Array
     family: str
-    sigma_ratio: Array | None = None
+    slopes: Array | None = None
     discrepancy: Discrepancy | None = None
 
     @property
@@ -148,7 +147,7 @@ class DeploymentDraws:
             self.sigma[pick],
             self.nu[pick],
             self.family,
-            None if self.sigma_ratio is None else self.sigma_ratio[pick],
+            None if self.slopes is None else self.slopes[pick],
             None if self.discrepancy is None else self.discrepancy.take(pick),
         )
 
@@ -240,12 +239,14 @@ class DeploymentDraws:
     def _formula(self) -> tuple[Array, Array, int, bool]:
         """The draws in tiles, weights of the discrepancy too; how many, and if a knee is sharp."""
         own = {name: self.parameters.get(name, _NEUTRAL.get(name, 0.0)) for name in PARAMETERS}
-        ratio = 1.0 if self.sigma_ratio is None else self.sigma_ratio
-        logs = [np.log(values) for values in (own["k_S"], own["r_F"], own["r_B"], ratio)]
+        slopes = (
+            np.zeros((self.n_draws, len(NOISE_FEATURES))) if self.slopes is None else self.slopes
+        )
+        logs = [np.log(values) for values in (own["k_S"], own["r_F"], own["r_B"])]
         weights, scale = np.empty((0, self.n_draws)), np.zeros(self.n_draws)
         if self.discrepancy is not None:
             weights, scale = self.discrepancy.loadings.T, self.discrepancy.scale
-        rows = [np.broadcast_to(row, self.n_draws) for row in (*own.values(), *logs)]
+        rows = [np.broadcast_to(row, self.n_draws) for row in (*own.values(), *logs, *slopes.T)]
         columns = np.stack([*rows, self.sigma, scale], dtype=float)
         sharp = bool(np.any(own["m_S"] != 1.0))
         return tiled(columns), tiled(weights), self.n_draws, sharp

@@ -31,7 +31,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslat.noise import NoiseFamily
+from bayeslat.noise import DECODE_TOKENS, PREFILL_TOKENS, NoiseFamily
 
 __all__ = [
     "ERROR",
@@ -64,11 +64,14 @@ type Array = NDArray[np.float64]
     LOG_K_S,
     LOG_R_F,
     LOG_R_B,
-    LOG_SIGMA_RATIO,
+    PREFILL_NOISE,
+    DECODE_SLOPE,
+    PREFILL_SLOPE,
     SIGMA,
     SCALE,
-) = range(20)
-"""Rows of `columns`; SCALE is the prior standard deviation of the discrepancy."""
+) = range(22)
+"""Rows of `columns`; three are the slopes of log noise, and SCALE is the prior standard deviation
+of the discrepancy."""
 
 BATCH, TOKENS, CONTEXT, AVERAGED, MISSING = range(5)
 """Rows of `steps`; MISSING is the share of the discrepancy's variance that its features miss."""
@@ -281,13 +284,21 @@ def _scale_by_discrepancy(weights, features, delta, mu):
 
 
 @_rowwise
-def _fill_scale(columns, step, ratio, sigma):
-    """Fill `sigma` with the relative scale of the noise and of what the discrepancy misses."""
-    _power(columns[LOG_SIGMA_RATIO], 1.0 - step[BATCH] / step[TOKENS], ratio)
-    own, missed = columns[SIGMA], columns[SCALE]
+def _fill_scale(columns, step, sigma):
+    """Fill `sigma` with the relative scale of the noise and of what the discrepancy misses.
+
+    The features of the noise are those of `bayeslat.noise.noise_features`.
+    """
+    share, tokens = 1.0 - step[BATCH] / step[TOKENS], step[TOKENS]
+    decode = (1.0 - share) * np.log(tokens / DECODE_TOKENS)
+    prefill = share * np.log(tokens / PREFILL_TOKENS)
+    of_prefill, of_decode_tokens = columns[PREFILL_NOISE], columns[DECODE_SLOPE]
+    of_prefill_tokens, own, missed = columns[PREFILL_SLOPE], columns[SIGMA], columns[SCALE]
     averaged, missing = step[AVERAGED], step[MISSING]
     for m in range(sigma.size):
-        noise, rest = own[m] * ratio[m], missed[m]
+        followed = share * of_prefill[m] + decode * of_decode_tokens[m]
+        noise = own[m] * _exp(followed + prefill * of_prefill_tokens[m])
+        rest = missed[m]
         sigma[m] = np.sqrt(noise * noise / averaged + missing * rest * rest)
 
 
@@ -297,7 +308,7 @@ def _locate(columns, weights, sharp, step, features, scratch, mu, sigma):
     _fill_formula(columns, sharp, step, scratch[0], scratch[1], mu)
     if features.size > 0:
         _scale_by_discrepancy(weights, features, scratch[0], mu)
-    _fill_scale(columns, step, scratch[0], sigma)
+    _fill_scale(columns, step, sigma)
 
 
 @_rowwise

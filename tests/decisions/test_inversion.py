@@ -72,7 +72,7 @@ def extend(draws, seed):
     return replace(
         draws,
         parameters=draws.parameters | ratios,
-        sigma_ratio=rng.lognormal(0.5, 0.1, n),
+        slopes=rng.normal([0.5, 0.1, 0.1], 0.1, size=(n, 3)),
         discrepancy=Discrepancy(basis, 0.1 * rng.normal(size=(n, basis.size)), np.full(n, 0.1)),
     )
 
@@ -82,7 +82,9 @@ def brute_extended(draws, b, s, c, sla_ms):
     features = draws.discrepancy.basis.features(np.array([b]), np.array([s]))[0]
     mu = saturation.latency(draws.parameters, b, s, c)
     mu = mu * np.exp(draws.discrepancy.weights @ features)
-    variance = (draws.sigma * draws.sigma_ratio ** (1.0 - b / s)) ** 2
+    h = 1.0 - b / s
+    noise = np.array([h, (1.0 - h) * np.log(s / 16.0), h * np.log(s / 512.0)])
+    variance = (draws.sigma * np.exp(draws.slopes @ noise)) ** 2
     variance = variance + (1.0 - features @ features) * draws.discrepancy.scale**2
     return special.stdtr(draws.nu, (1 - sla_ms / mu) / np.sqrt(variance))
 

@@ -33,6 +33,7 @@ from bayeslat.model.likelihood import NU_OFFSET
 from bayeslat.model.priors import POOLING_LEVELS
 from bayeslat.model.quantities import link, to_parameters
 from bayeslat.model.rows import row_layout
+from bayeslat.noise import NOISE_FEATURES, noise_features
 from bayeslat.saturation import latency
 
 N_REPLICATES = 48
@@ -98,12 +99,13 @@ def draw_prior(steps: bl.Observations, rng: np.random.Generator) -> dict[str, np
         scale = HELD * np.exp(0.3 * rng.standard_normal())
         shared = HELD * rng.standard_normal(3).sum()  # one LLM, one engine, one stack
         effects = scale * rng.standard_normal(n) + shared
-        quantities.append(value + effects + np.hypot(HELD, 0.05) * rng.standard_normal(n))
+        site, own = HELD * rng.standard_normal(n), 0.05 * rng.standard_normal(n)
+        quantities.append(value + effects + site + own)
         scales.append(scale)
     location = rng.normal(np.log(0.05), 0.7)
     spread = 0.5 * np.exp(0.4 * rng.standard_normal())
     device = 0.4 * rng.standard_normal(n)
-    ratio = 0.5 * rng.standard_normal()
+    slopes = rng.normal(0.0, [0.5, 0.1, 0.1])
     return {
         "quantities": np.array(quantities),
         "gpu_scale": np.array(scales),
@@ -111,8 +113,8 @@ def draw_prior(steps: bl.Observations, rng: np.random.Generator) -> dict[str, np
         "log_sigma_scale": spread,
         "log_sigma_gpu": device,
         "log_sigma": rng.normal(location + device, spread),
-        "log_sigma_ratio_mean": ratio,
-        "log_sigma_ratio": rng.normal(ratio, 0.5, size=n),
+        "log_sigma_slopes_mean": slopes,
+        "log_sigma_slopes": rng.normal(slopes, [0.5, 0.2, 0.2], size=(n, 3)).T,
         "nu_excess": rng.gamma(2.0, 10.0),
     }
 
@@ -138,8 +140,9 @@ def simulate(
         steps.batch_size,
         steps.total_tokens,
     )
-    share = 1.0 - steps.batch_size / steps.total_tokens
-    sigma = noise * np.exp(truth["log_sigma"][rows] + share * truth["log_sigma_ratio"][rows])
+    features = noise_features(steps.batch_size, steps.total_tokens)
+    followed = (features * truth["log_sigma_slopes"].T[rows]).sum(axis=1)
+    sigma = noise * np.exp(truth["log_sigma"][rows] + followed)
     return mu * (1.0 + sigma * rng.standard_t(NU_OFFSET + truth["nu_excess"], rows.size))
 
 
@@ -225,7 +228,10 @@ def quantities(
             parameters["tau_0"][..., position] / (found["floor"][..., position])
         )
         result[f"sigma {position}"] = flat[..., where["log_sigma"]][..., position]
-        result[f"sigma_ratio {position}"] = flat[..., where["log_sigma_ratio"]][..., position]
+        slopes = flat[..., where["log_sigma_slopes"]]
+        slopes = slopes.reshape(*slopes.shape[:-1], *shapes["log_sigma_slopes"])
+        for row, name in enumerate(NOISE_FEATURES):
+            result[f"slope {name} {position}"] = slopes[..., row, position]
     return result
 
 

@@ -182,7 +182,7 @@ def predicted_quantities(spec: ModelSpec, old: FleetDesign, theta: np.ndarray) -
             "log_sigma_mean": (front[:2], np.zeros(shape[:2])),
             "log_sigma_gpu": ((*front[:2], "gpu"), np.zeros((*shape[:2], n_gpus))),
             "log_sigma_scale": (front[:2], np.ones(shape[:2])),
-            "log_sigma_ratio_mean": (front[:2], np.zeros(shape[:2])),
+            "log_sigma_slopes_mean": ((*front[:2], "noise_feature"), np.zeros((*shape[:2], 3))),
             **{f"{level}_scale": (front, value) for level, value in scales.items()},
         },
         coords={level: list(old.levels[level].names) for level in POOLING_LEVELS},

@@ -124,15 +124,20 @@ def plain_likelihood(
     device = pm.Normal("log_sigma_gpu", 0, 0.4, shape=len(GPUS))
     own = spread * pm.Normal("sigma_z", shape=n)
     log_sigma = pm.Deterministic("log_sigma", mean + device[gpu] + own)
-    ratio_mean = pm.Normal("log_sigma_ratio_mean", 0, 0.5)
-    log_ratio = pm.Normal("log_sigma_ratio", ratio_mean, 0.5, shape=n)
+    spreads = np.array([0.5, 0.2, 0.2])
+    slopes_mean = pm.Normal("log_sigma_slopes_mean", 0, [0.5, 0.1, 0.1], shape=3)
+    slopes = slopes_mean[:, None] + spreads[:, None] * pm.Normal("slopes_z", shape=(3, n))
+    slopes = pm.Deterministic("log_sigma_slopes", slopes)
     nu = 3 + pm.Gamma("nu_excess", 2, 0.1)
 
     slope, floor = pt.exp(pooled["slope"]), pt.exp(pooled["floor"])
     share = 1 / (1 + pt.exp(-pooled["floor_share"]))
     p_max, tau_0, k_s = w_1 / slope, share * floor, slope / ((1 - share) * floor)
     mu = tau_0[row] + w_1[row] * S / (p_max[row] * (1 - pt.exp(-k_s[row] * S)))
-    variance = pt.exp(2 * (log_sigma[row] + (1 - B / S) * log_ratio[row]))
+    h = 1 - B / S
+    followed = h * slopes[0][row] + (1 - h) * np.log(S / 16) * slopes[1][row]
+    followed = followed + h * np.log(S / 512) * slopes[2][row]
+    variance = pt.exp(2 * (log_sigma[row] + followed))
     if discrepancy:
         delta, missing = plain_discrepancy(steps, stack)
         mu, variance = mu * pt.exp(delta), variance + missing
@@ -189,9 +194,8 @@ def from_plain(posterior: xr.Dataset) -> dict[str, np.ndarray]:
             if is_sampled(name, level):
                 scale = posterior[f"{level}_scale {name}"].to_numpy()
                 found[f"log {level}_scale {name}"] = np.log(scale)
-    for name in ("log_sigma", "log_sigma_ratio"):
-        found |= {f"{name} {d}": posterior[name].to_numpy()[..., d] for d in range(4)}
-    return found
+    found |= {f"log_sigma {d}": posterior["log_sigma"].to_numpy()[..., d] for d in range(4)}
+    return found | noise_slopes(posterior)
 
 
 def from_fleet(fleet: bl.FleetPosterior) -> dict[str, np.ndarray]:
@@ -212,10 +216,15 @@ def from_fleet(fleet: bl.FleetPosterior) -> dict[str, np.ndarray]:
         for level in LEVELS:
             if is_sampled(name, level):
                 found[f"log {level}_scale {name}"] = np.log(own[f"{level}_scale"].to_numpy())
-    for name, key in (("log_sigma", "sigma"), ("log_sigma_ratio", "sigma_ratio")):
-        values = np.log(posterior[key].to_numpy())
-        found |= {f"{name} {d}": values[..., d] for d in range(4)}
-    return found
+    log_sigma = np.log(posterior["sigma"].to_numpy())
+    found |= {f"log_sigma {d}": log_sigma[..., d] for d in range(4)}
+    return found | noise_slopes(posterior)
+
+
+def noise_slopes(posterior: xr.Dataset) -> dict[str, np.ndarray]:
+    """Slopes of log noise of each deployment, shape (chain, draw)."""
+    values = posterior["log_sigma_slopes"].to_numpy()
+    return {f"log_sigma_slopes {k} {d}": values[..., k, d] for k in range(3) for d in range(4)}
 
 
 def pooled_of(fleet: bl.FleetPosterior) -> dict[str, np.ndarray]:

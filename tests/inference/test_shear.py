@@ -34,7 +34,7 @@ def shear_of(steps: bl.Observations, log_sigma: np.ndarray = LOG_SIGMA) -> Shear
     w_1 = fleet_design(steps.deployments, load_catalog()).w_1
     basis = basis_for(steps.batch_size, steps.total_tokens)
     return shear_at(
-        steps, NAMES, w_1, basis, theta=THETA, log_sigma=log_sigma, log_ratio=np.zeros(2)
+        steps, NAMES, w_1, basis, theta=THETA, log_sigma=log_sigma, slopes=np.zeros((3, 2))
     )
 
 

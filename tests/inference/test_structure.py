@@ -71,7 +71,7 @@ def continued_target(steps: bl.Observations, spec: ModelSpec) -> Target:
         np.zeros((n_quantities, n)),
         covariance(n_quantities * n),
         (np.full(n, -3.0), covariance(n)),
-        (np.zeros(n), covariance(n)),
+        (np.zeros((3, n)), np.stack([covariance(n)] * 3)),
         (1.5, 0.4),
         discrepancy,
     )

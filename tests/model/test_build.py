@@ -45,7 +45,7 @@ def test_prior_of_quantities_is_the_integrated_hierarchy(steps):
 
 
 def test_prior_of_everything_else_is_as_stated(steps):
-    """Noise, its ratio in prefills, degrees of freedom, the discrepancy, and every scale."""
+    """Noise and its slopes, degrees of freedom, the discrepancy, and every scale."""
     spec = ModelSpec()
     model = build_model(steps, spec)
     point = moved(model, 0.2)
@@ -71,8 +71,10 @@ def prior_of_noise(values: dict, steps: bl.Observations) -> float:
         + normal(values["log_sigma_gpu"], 0.0, 0.4).sum()
         + lognormal(values["log_sigma_scale"], 0.4, scale=0.5)
         + normal(values["log_sigma"], centre, values["log_sigma_scale"]).sum()
-        + normal(values["log_sigma_ratio_mean"], 0.0, 0.5)
-        + normal(values["log_sigma_ratio"], values["log_sigma_ratio_mean"], 0.5).sum()
+        + normal(values["log_sigma_slopes_mean"], 0.0, [0.5, 0.1, 0.1]).sum()
+        + normal(
+            values["log_sigma_slopes"].T, values["log_sigma_slopes_mean"], [0.5, 0.2, 0.2]
+        ).sum()
         + stats.gamma.logpdf(values["nu_excess"], 2.0, scale=10.0)
     )
 

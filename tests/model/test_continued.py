@@ -34,7 +34,7 @@ def continued_prior(n_quantities: int, n: int, basis) -> ContinuedPrior:
         mean=rng.standard_normal((n_quantities, n)) - 2.0,
         covariance=covariance(n_quantities * n),
         log_sigma=(np.full(n, -3.0), covariance(n)),
-        log_sigma_ratio=(np.full(n, 0.5), covariance(n)),
+        log_sigma_slopes=(rng.standard_normal((3, n)), np.stack([covariance(n)] * 3)),
         log_nu_excess=(1.5, 0.4),
         discrepancy=weights,
     )
@@ -62,7 +62,12 @@ def test_continued_model_is_the_same_likelihood_under_the_fleets_gaussian(steps)
         return float(
             log_normal(values["quantities"].ravel(), prior.mean.ravel(), prior.covariance)
             + log_normal(values["log_sigma"], *prior.log_sigma)
-            + log_normal(values["log_sigma_ratio"], *prior.log_sigma_ratio)
+            + sum(
+                log_normal(row, mean, covariance)
+                for row, mean, covariance in zip(
+                    values["log_sigma_slopes"], *prior.log_sigma_slopes, strict=True
+                )
+            )
             + stats.norm.logpdf(np.log(values["nu_excess"]), *prior.log_nu_excess)
             + sum(
                 log_normal(row, mean, covariance)

@@ -49,7 +49,8 @@ def make_draws(n=60, *, family="student_t", nu=5.0, sigma=0.1, absent=(), seed=0
         return draws
     weights, spread = 0.1 * rng.normal(size=(n, BASIS.size)), 0.2 * rng.lognormal(0.0, 0.2, n)
     discrepancy = Discrepancy(BASIS, weights, spread)
-    return replace(draws, sigma_ratio=rng.lognormal(0.4, 0.1, n), discrepancy=discrepancy)
+    slopes = rng.normal([0.4, 0.15, -0.1], 0.1, size=(n, 3))
+    return replace(draws, slopes=slopes, discrepancy=discrepancy)
 
 
 def located(draws, step=STEP, n_averaged=1.0):
@@ -57,8 +58,9 @@ def located(draws, step=STEP, n_averaged=1.0):
     batch, tokens, _ = step
     mu = np.asarray(saturation.latency(draws.parameters, *step))
     share = 1.0 - batch / tokens
-    ratio = 1.0 if draws.sigma_ratio is None else draws.sigma_ratio
-    variance = (draws.sigma * ratio**share) ** 2 / n_averaged
+    slopes = np.zeros((draws.n_draws, 3)) if draws.slopes is None else draws.slopes
+    decode, prefill = (1.0 - share) * np.log(tokens / 16.0), share * np.log(tokens / 512.0)
+    variance = (draws.sigma * np.exp(slopes @ [share, decode, prefill])) ** 2 / n_averaged
     if draws.discrepancy is not None:
         basis = draws.discrepancy.basis
         features = basis.features(np.array([batch]), np.array([tokens]))[0]
@@ -355,7 +357,7 @@ def test_what_the_formula_misses_does_not_average_out():
 
 def test_a_decode_step_does_not_know_the_noise_of_a_prefill():
     plain = make_draws(family="normal", nu=np.inf)
-    louder = replace(plain, sigma_ratio=np.full(plain.n_draws, 3.0))
+    louder = replace(plain, slopes=np.tile([np.log(3.0), 0.0, 0.0], (plain.n_draws, 1)))
     t = np.linspace(5.0, 40.0, 9)
     decode, prefill = (32, 32, 1e4), (1, 10_000, 1e4)
     np.testing.assert_array_equal(
@@ -374,7 +376,7 @@ def test_neutral_terms_change_nothing():
     neutral = replace(
         plain,
         parameters=plain.parameters | {"m_S": ones, "r_F": ones, "r_B": ones},
-        sigma_ratio=ones,
+        slopes=np.zeros((plain.n_draws, 3)),
         discrepancy=Discrepancy(BASIS, np.zeros((plain.n_draws, BASIS.size)), none),
     )
     t = np.linspace(10.0, 60.0, 50)
@@ -428,7 +430,7 @@ def test_thinning_keeps_evenly_spaced_draws():
     draws = make_draws(100)
     assert draws.thin(200) is draws
     thin = draws.thin(10)
-    assert thin.n_draws == 10 and thin.sigma_ratio is None and thin.discrepancy is None
+    assert thin.n_draws == 10 and thin.slopes is None and thin.discrepancy is None
     np.testing.assert_array_equal(thin.sigma, draws.sigma[::11])
     assert set(thin.parameters) == set(draws.parameters)
 

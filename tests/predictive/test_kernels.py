@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from bayeslat import saturation
-from bayeslat.noise import FAMILIES
+from bayeslat.noise import FAMILIES, NOISE_FEATURES, noise_features
 from bayeslat.predictive import kernels
 from bayeslat.predictive.kernels import tail_table
 from bayeslat.schema import PARAMETERS
@@ -113,16 +113,17 @@ def random_columns(rng, n, *, sharp):
     if not sharp:
         parameters["m_S"] = np.ones(n)
     logs = [np.log(parameters[name]) for name in ("k_S", "r_F", "r_B")]
-    ratio, sigma, scale = rng.lognormal(0, 0.3, n), 0.1 * rng.random(n), 0.2 * rng.random(n)
-    rows = [*parameters.values(), *logs, np.log(ratio), sigma, scale]
-    return parameters, ratio, sigma, scale, np.stack(rows)
+    slopes = rng.normal(0.0, [0.3, 0.1, 0.1], size=(n, len(NOISE_FEATURES)))
+    sigma, scale = 0.1 * rng.random(n), 0.2 * rng.random(n)
+    rows = [*parameters.values(), *logs, *slopes.T, sigma, scale]
+    return parameters, slopes, sigma, scale, np.stack(rows)
 
 
 @pytest.mark.parametrize("sharp", [False, True])
 def test_locations_are_the_formula_times_the_discrepancy(sharp):
     rng = np.random.default_rng(4)
     n = 2 * kernels.TILE + 37
-    parameters, ratio, sigma, scale, columns = random_columns(rng, n, sharp=sharp)
+    parameters, slopes, sigma, scale, columns = random_columns(rng, n, sharp=sharp)
     batch = np.array([1.0, 1.0, 16.0, 37.0, 256.0, 3.0])
     tokens = np.array([1.0, 4_096.0, 16.0, 512.0, 8_192.0, 4.0])
     context, averaged = rng.uniform(0.0, 1e6, 6), np.array([1.0, 1.0, 4.0, 0.5, 100.0, 7.0])
@@ -135,8 +136,7 @@ def test_locations_are_the_formula_times_the_discrepancy(sharp):
     table = {name: values[:, None] for name, values in parameters.items()}
     formula = saturation.latency(table, batch, tokens, context)
     np.testing.assert_allclose(mu.T, formula * np.exp(weights.T @ features.T), rtol=1e-13)
-    share = 1.0 - batch / tokens
-    noise = sigma[:, None] ** 2 * ratio[:, None] ** (2.0 * share) / averaged
+    noise = np.square(sigma[:, None] * np.exp(slopes @ noise_features(batch, tokens).T)) / averaged
     exact = np.sqrt(noise + missing * scale[:, None] ** 2)
     np.testing.assert_allclose(relative.T, exact, rtol=1e-13)
 
