@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
-from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from bayeslat import decisions
 from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
-from bayeslat.discrepancy import Basis, Discrepancy, unknown_powers
+from bayeslat.discrepancy import Basis
 from bayeslat.errors import InputError, UnknownDeploymentError
 from bayeslat.identifiability import combinations, identifiability_table
 from bayeslat.inference.cold_start import (
@@ -32,9 +31,9 @@ from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import prior_draws
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations, validate_steps
-from bayeslat.predictive import DeploymentDraws, LatencyDistribution
+from bayeslat.predictive import DeploymentDraws, LatencyDistribution, deployment_draws
 from bayeslat.released import load_released_tree, released_names
-from bayeslat.schema import PARAMETERS, Deployment
+from bayeslat.schema import Deployment
 from bayeslat.storage import load_tree, save_tree
 
 __all__ = ["FleetPosterior", "fit", "load", "load_released"]
@@ -183,50 +182,16 @@ class FleetPosterior:
     def draws(self, deployment: Deployment) -> DeploymentDraws:
         """All posterior draws of one deployment, chains one after the other."""
         if deployment not in self._draws:
-            position = self.deployments.index(deployment)
-            own = self.posterior.isel(deployment=position)
-            flat = {
-                name: own[name].to_numpy().ravel()
-                for name in (*PARAMETERS, "sigma", "nu")
-                if name in own
-            }
-            n = flat["sigma"].size
-            sigma, nu = flat.pop("sigma"), flat.pop("nu", np.full(n, np.inf))
-            missed, slopes = self._discrepancy(deployment), None
-            if "log_sigma_slopes" in own:
-                rows = own["log_sigma_slopes"].transpose("chain", "draw", "noise_feature")
-                slopes = rows.to_numpy().reshape(n, -1)
-            w_1 = np.full(n, float(self.constant_data["w_1"][position]))
-            self._draws[deployment] = DeploymentDraws(
-                deployment, {**flat, "w_1": w_1}, sigma, nu, self.spec.likelihood, slopes, missed
+            self._draws[deployment] = deployment_draws(
+                self.posterior,
+                self.constant_data,
+                deployment,
+                self.deployments.index(deployment),
+                family=self.spec.likelihood,
+                basis=self.basis,
+                fleet_tokens=json.loads(self.tree.attrs.get("fleet_tokens", "null")),
             )
         return self._draws[deployment]
-
-    def _discrepancy(self, deployment: Deployment) -> Discrepancy | None:
-        """Draws of what the formula misses at one deployment; None where the model has none."""
-        if self.basis is None:
-            return None
-        position = self.deployments.index(deployment)
-        own = self.posterior.isel(deployment=position)
-        weights = own["discrepancy"].transpose("chain", "draw", "basis").to_numpy()
-        scale = own["discrepancy_scale"].to_numpy().ravel()
-        power = unknown_powers(scale.size, seed=crc32(deployment.label.encode()))
-        return Discrepancy(
-            self.basis,
-            weights.reshape(scale.size, self.basis.size),
-            scale,
-            power,
-            self._reach(position),
-        )
-
-    def _reach(self, position: int) -> tuple[float, float]:
-        """Token counts that one deployment was measured in; for a newcomer its fleet's as well."""
-        found = self.constant_data["measured_range"].sel(design_axis="total_tokens")
-        low, high = found.isel(deployment=position).to_numpy()
-        if "fleet_tokens" in self.tree.attrs:
-            least, most = json.loads(self.tree.attrs["fleet_tokens"])
-            low, high = np.fmin(low, least), np.fmax(high, most)
-        return float(low), float(high)
 
     @cached_property
     def _draws(self) -> dict[Deployment, DeploymentDraws]:
