@@ -74,4 +74,4 @@ def test_label_leaves_out_what_is_not_stated() -> None:
 
 
 def test_schema_version_is_locked() -> None:
-    assert schema.SCHEMA_VERSION == 4
+    assert schema.SCHEMA_VERSION == 5
