@@ -15,7 +15,13 @@ from bayeslat.errors import InputError
 from bayeslat.model.design import fleet_design
 from bayeslat.model.likelihood import STRAY_SPREAD
 from bayeslat.model.pooling import prior_draws
-from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_MEAN, NOISE_SCALE
+from bayeslat.model.priors import (
+    NOISE_GPU_SPREAD,
+    NOISE_MEAN,
+    NOISE_SCALE,
+    NOISE_SLOPE_MEAN_SPREADS,
+    NOISE_SLOPE_SPREADS,
+)
 from bayeslat.model.spec import ModelSpec
 from bayeslat.noise import standardise
 from bayeslat.observations import Observations
@@ -231,8 +237,7 @@ def prior_predictive(
     """Step latencies that the model expects of a deployment before it has seen any step.
 
     Pooling scales are at their prior medians, and the tail index of the noise at a typical value.
-    This is the formula's prior: a few per cent of discrepancy, and what prefills add to the noise,
-    are left out.
+    This is the formula's prior: a few per cent of discrepancy are left out.
 
     Parameters
     ----------
@@ -258,9 +263,10 @@ def prior_predictive(
     parameters = {name: values[:, 0] for name, values in drawn.items()}
     parameters["w_1"] = np.full(n_draws, float(design.w_1[0]))
     sigma = np.exp(_PRIOR_SIGMA[0] + _PRIOR_SIGMA[1] * rng.standard_normal(n_draws))
-    draws = DeploymentDraws(
-        deployment, parameters, sigma, np.full(n_draws, _PRIOR_NU), spec.likelihood
-    )
+    spreads = np.hypot(NOISE_SLOPE_MEAN_SPREADS, NOISE_SLOPE_SPREADS)
+    slopes = spreads * rng.standard_normal((n_draws, spreads.size))
+    nu = np.full(n_draws, _PRIOR_NU)
+    draws = DeploymentDraws(deployment, parameters, sigma, nu, spec.likelihood, slopes)
     points = np.broadcast_arrays(
         *(np.atleast_1d(np.asarray(a, float)) for a in (batch_size, total_tokens, context_tokens))
     )

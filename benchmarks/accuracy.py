@@ -79,14 +79,21 @@ def kept_records(tasks: Sequence[Task], store: Store) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def write_results(split: str, records: pd.DataFrame, folder: Path, cache: Path) -> None:
+def write_results(
+    split: str, records: pd.DataFrame, folder: Path, cache: Path, options: str
+) -> None:
     """Raw scores into the cache; table and picture into the folder of results."""
     lines = (json.dumps(record) for record in records.to_dict("records"))
     (cache / f"scores_{split}.jsonl").write_text("\n".join(lines) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"accuracy_{split}.md").write_text(split_table(split, records))
+    (folder / f"accuracy_{split}.md").write_text(split_table(split, records, options))
     split_picture(split, records).savefig(folder / f"accuracy_{split}.png")
     print((folder / f"accuracy_{split}.md").read_text())
+
+
+def fit_options(chosen: argparse.Namespace) -> str:
+    """Options that decide how bayeslat's fits were made."""
+    return f" --chains {chosen.chains} --draws {chosen.draws}" + " --no-retry" * chosen.no_retry
 
 
 def main() -> int:
@@ -109,7 +116,7 @@ def main() -> int:
         records = kept_records(tasks, store)
         if len(records):
             folder = RESULTS if chosen.limit is None else chosen.cache / "trial"
-            write_results(split, records, folder, chosen.cache)
+            write_results(split, records, folder, chosen.cache, fit_options(chosen))
     return 0
 
 

@@ -15,16 +15,17 @@ from bayeslat.model.build import model_coords, pooling_scale
 from bayeslat.model.design import fleet_design
 from bayeslat.model.likelihood import shape_parameter
 from bayeslat.model.observed import DiscrepancyTerm, observe, observed_basis
-from bayeslat.model.pooling import MIN_OWN_DISCREPANCY, fixed_variances, prior_mean
+from bayeslat.model.pooling import fixed_variances, prior_mean
 from bayeslat.model.priors import (
     DISCREPANCY_OWN,
     DISCREPANCY_SETTING,
     DISCREPANCY_STACK,
+    MIN_OWN_DISCREPANCY,
     NOISE_GPU_SPREAD,
     NOISE_MEAN,
     NOISE_SCALE,
-    NOISE_SLOPE_MEANS,
-    NOISE_SLOPES,
+    NOISE_SLOPE_MEAN_SPREADS,
+    NOISE_SLOPE_SPREADS,
     OWN_SPREAD,
     POOLING_LEVELS,
 )
@@ -46,11 +47,12 @@ def plain_model(observations: bl.Observations, spec: bl.ModelSpec) -> pm.Model:
 
 
 def _quantities(spec: bl.ModelSpec, design: Any) -> Any:
-    fixed = np.sqrt(fixed_variances(spec, design))
-    n_quantities, n_features = fixed.shape
-    total = prior_mean(spec, design)
-    weights = fixed * pm.Normal("z_features", shape=(n_quantities, n_features))
-    total = total + pt.dot(weights, design.features.T)
+    fixed = fixed_variances(spec, design)
+    kept = fixed.any(axis=0)  # the others have no variance but that of their level
+    n_quantities = len(spec.quantities)
+    z_fixed = pm.Normal("z_features", shape=(n_quantities, int(kept.sum())))
+    weights = np.sqrt(fixed[:, kept]) * z_fixed
+    total = prior_mean(spec, design) + pt.dot(weights, design.features[:, kept].T)
     for level in POOLING_LEVELS:
         members = design.levels[level]
         if members.names:
@@ -73,9 +75,10 @@ def _noise(design: Any) -> Any:
 
 
 def _slopes(n_deployments: int) -> Any:
-    mean = pm.Normal("log_sigma_slopes_mean", sigma=NOISE_SLOPE_MEANS, shape=len(NOISE_SLOPES))
-    own = pm.Normal("z_slopes", shape=(len(NOISE_SLOPES), n_deployments))
-    return mean[:, None] + np.array(NOISE_SLOPES)[:, None] * own
+    spreads = np.array(NOISE_SLOPE_SPREADS)
+    mean = pm.Normal("log_sigma_slopes_mean", sigma=NOISE_SLOPE_MEAN_SPREADS, shape=spreads.size)
+    own = pm.Normal("z_slopes", shape=(spreads.size, n_deployments))
+    return mean[:, None] + spreads[:, None] * own
 
 
 def _discrepancy(design: Any, basis: Any) -> Any:

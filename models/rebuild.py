@@ -20,7 +20,7 @@ DATA = ROOT.parent / "shared" / "data" / "fleet_steps.csv"
 SEED = 20
 KEPT = {"public-fleet": 75, "reference-fleet": 250}
 """Draws of each chain that a file of a few megabytes has room for."""
-DRAWS = {"public-fleet": 1700, "reference-fleet": 1000}
+DRAWS = {"public-fleet": 2200, "reference-fleet": 1000}
 """Draws of each chain of the fit, before thinning."""
 
 PUBLIC_SOURCES = [

@@ -6,13 +6,14 @@ With F = features, V = diag(variances) and K = covariance of the quantities the 
 V F' inverse(K) (known - drawn).
 """
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat.model.design import FleetDesign
 from bayeslat.model.pooling import (
     feature_variances,
-    fixed_variances,
     pooled_covariance,
     prior_mean,
 )
@@ -22,6 +23,9 @@ from bayeslat.model.spec import ModelSpec
 __all__ = ["draw_effects"]
 
 type Array = NDArray[np.float64]
+
+BLOCK: Final = 128
+"""Draws whose covariances are held in memory at once."""
 
 
 def draw_effects(
@@ -51,11 +55,16 @@ def draw_effects(
         prior means.
     """
     features = design.features
-    variances = feature_variances(fixed_variances(spec, design), scales, design)
+    variances = feature_variances(spec, design, scales)
     weights = np.sqrt(variances) * rng.standard_normal(variances.shape)
     drawn = prior_mean(spec, design) + weights @ features.T
     drawn += OWN_SPREAD * rng.standard_normal(drawn.shape)
-    covariance = pooled_covariance(spec, design, scales, np)
-    news = np.linalg.solve(covariance, (quantities - drawn)[..., None])[..., 0]
+    news = np.empty_like(drawn)
+    for start in range(0, len(drawn), BLOCK):
+        part = slice(start, start + BLOCK)
+        own = {level: values[part] for level, values in scales.items()}
+        covariance = pooled_covariance(spec, design, own, np)
+        residual = (quantities[part] - drawn[part])[..., None]
+        news[part] = np.linalg.solve(covariance, residual)[..., 0]
     moved: Array = weights + variances * (news @ features)
     return moved

@@ -213,7 +213,7 @@ def _initial_coordinates(target: Target, start: Start) -> Array:
 
 
 def _free_in_climb(target: Target) -> NDArray[np.bool_]:
-    """All but scales, of effects and of noise.
+    """All but pooling scales and noise.
 
     Their joint mode with what they scale lies far towards zero, the more so the more coordinates
     share few rows.

@@ -1,8 +1,8 @@
 """What a fleet says about deployments that it has not seen, before any of their steps.
 
 For each posterior draw of the fleet the parameters of a new deployment are drawn from the pooling
-prior: fleet-wide values, elasticities and known effects from the draw, effects of a new GPU or LLM
-from their pooled scale.
+prior: fleet-wide values, elasticities and known effects from the draw, effects of a new GPU, LLM or
+other member of a level from its pooled scale.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from bayeslat.inference.tree import DISCREPANCY_SCALES
 from bayeslat.model.design import FleetDesign, fleet_design
 from bayeslat.model.likelihood import NU_OFFSET
 from bayeslat.model.pooling import discrepancy_covariance, fixed_variances, prior_medians
-from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_SLOPES, OWN_SPREAD, POOLING_LEVELS
+from bayeslat.model.priors import NOISE_GPU_SPREAD, NOISE_SLOPE_SPREADS, OWN_SPREAD, POOLING_LEVELS
 from bayeslat.model.spec import ModelSpec
 from bayeslat.schema import Deployment
 
@@ -163,7 +163,7 @@ def _predicted_log_sigma(fleet: xr.Dataset, design: FleetDesign, rng: np.random.
 def _predicted_slopes(fleet: xr.Dataset, n: int, rng: np.random.Generator) -> Array:
     """Draws of the noise's slopes, shape (chain, draw, noise_feature, deployment)."""
     mean = fleet["log_sigma_slopes_mean"].transpose("chain", "draw", "noise_feature").to_numpy()
-    own = np.array(NOISE_SLOPES)[:, None] * rng.standard_normal((*mean.shape, n))
+    own = np.array(NOISE_SLOPE_SPREADS)[:, None] * rng.standard_normal((*mean.shape, n))
     return mean[..., None] + own
 
 
@@ -172,22 +172,25 @@ def _predicted_discrepancy(
 ) -> Array:
     """Draws of the weights, shape (chain, draw, basis, deployment), given those of their stacks.
 
-    By Matheron's rule: a draw from the prior, moved by what the fleet's weights say more.
+    By Matheron's rule: a draw from the prior, moved by what the fleet's weights say more. Stacks
+    have nothing in common.
     """
-    stacks = set(design.levels["stack"].names)
-    old = _deployments_of(fleet)
-    known = fleet_design(old, catalog).levels["stack"]
-    related = [i for i, member in enumerate(known.index) if known.names[member] in stacks]
-    both = fleet_design([*(old[i] for i in related), *design.deployments], catalog)
-    shared, own = (np.square(fleet[name].to_numpy()) for name in DISCREPANCY_SCALES)
-    covariance = discrepancy_covariance(both, shared, own)
     weights = fleet["discrepancy"].transpose("chain", "draw", "basis", "deployment").to_numpy()
-    noise = rng.standard_normal((*weights.shape[:3], len(both.deployments)))
-    drawn = noise @ np.swapaxes(np.linalg.cholesky(covariance), -1, -2)
-    n = len(related)
-    gain = np.linalg.solve(covariance[..., :n, :n], covariance[..., :n, n:])
-    moved: Array = drawn[..., n:] + (weights[..., related] - drawn[..., :n]) @ gain
-    return moved
+    variances = [np.square(fleet[name].to_numpy()) for name in DISCREPANCY_SCALES]
+    old = _deployments_of(fleet)
+    known, stack = fleet_design(old, catalog).levels["stack"], design.levels["stack"]
+    result = np.empty((*weights.shape[:3], len(design.deployments)))
+    for position, name in enumerate(stack.names):
+        new = np.flatnonzero(stack.index == position)
+        related = [i for i, member in enumerate(known.index) if known.names[member] == name]
+        both = [*(old[i] for i in related), *(design.deployments[i] for i in new)]
+        covariance = discrepancy_covariance(fleet_design(both, catalog), *variances)
+        noise = rng.standard_normal((*weights.shape[:3], len(both)))
+        drawn = noise @ np.swapaxes(np.linalg.cholesky(covariance), -1, -2)
+        n = len(related)
+        gain = np.linalg.solve(covariance[..., :n, :n], covariance[..., :n, n:])
+        result[..., new] = drawn[..., n:] + (weights[..., related] - drawn[..., :n]) @ gain
+    return result
 
 
 def _deployments_of(fleet: xr.Dataset) -> list[Deployment]:

@@ -1,7 +1,8 @@
 """Which coordinates of a posterior meet in which of its parts.
 
 The likelihood of one deployment does not depend on the coordinates of another. In the prior one
-pooled quantity does not depend on another, nor does a weight of the discrepancy on another weight.
+pooled quantity does not depend on another, nor does a weight of the discrepancy on another weight,
+nor a slope of the noise on another slope.
 Both are what makes exact Hessians cheap (`bayeslat.inference.curvature`) and the Gaussian of the
 posterior an arrow (`bayeslat.inference.arrow`).
 """
@@ -100,7 +101,7 @@ def structure_of(model: pm.Model, density: FlatDensity, stack: Index) -> Structu
 
 
 def _prior_groups(model: pm.Model, density: FlatDensity, slices: Mapping[str, slice]) -> Index:
-    """One group a pooled quantity with its scales, one a weight, the rest for noise and strays."""
+    """One group a pooled quantity with its scales, one a weight or slope, and the rest."""
     groups = np.full(density.dim, SHARED)
     names = list(model.coords["quantity"])
     first = len(names)

@@ -18,8 +18,8 @@ from bayeslat.model.priors import (
     NOISE_GPU_SPREAD,
     NOISE_MEAN,
     NOISE_SCALE,
-    NOISE_SLOPE_MEANS,
-    NOISE_SLOPES,
+    NOISE_SLOPE_MEAN_SPREADS,
+    NOISE_SLOPE_SPREADS,
     POOLING_LEVELS,
 )
 from bayeslat.model.spec import ModelSpec
@@ -130,11 +130,11 @@ def _pooled_noise(design: FleetDesign) -> Any:
 
 def _noise_slopes() -> Any:
     """How log noise follows its features, pooled over the fleet."""
-    mean = pm.Normal("log_sigma_slopes_mean", sigma=NOISE_SLOPE_MEANS, dims="noise_feature")
+    mean = pm.Normal("log_sigma_slopes_mean", sigma=NOISE_SLOPE_MEAN_SPREADS, dims="noise_feature")
     return pm.Normal(
         "log_sigma_slopes",
         mu=mean[:, None],
-        sigma=np.array(NOISE_SLOPES)[:, None],
+        sigma=np.array(NOISE_SLOPE_SPREADS)[:, None],
         dims=("noise_feature", "deployment"),
     )
 

@@ -32,8 +32,9 @@ class ContinuedPrior:
         Their joint covariance, raveled quantity first.
     log_sigma : tuple of array, shapes (deployment,) and (deployment, deployment)
         Mean and covariance of the log relative noise.
-    log_sigma_slopes : tuple of array, shapes (feature, deployment) and (..., deployment)
-        Means of its slopes, and the covariance of each over the deployments.
+    log_sigma_slopes : tuple of array
+        Means of its slopes, shape (feature, deployment), and the covariance of each over the
+        deployments, shape (feature, deployment, deployment).
     log_nu_excess : tuple of float, optional
         Mean and standard deviation of log(nu - 3), for families with a shape parameter.
     discrepancy : ContinuedDiscrepancy, optional

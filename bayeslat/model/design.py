@@ -52,7 +52,7 @@ class Level:
 
     @property
     def siblings(self) -> NDArray[np.float64]:
-        """One for two deployments of one member, zero elsewhere, shape (deployment, deployment)."""
+        """One where two deployments are of one member, shape (deployment, deployment)."""
         return self.indicators @ self.indicators.T
 
 
@@ -100,7 +100,7 @@ def fleet_design(deployments: Sequence[Deployment], catalog: Catalog) -> FleetDe
     Parameters
     ----------
     deployments : sequence of Deployment
-        Distinct deployments.
+        Distinct deployments; one that occurs twice counts as two settings of its site.
     catalog : Catalog
         Datasheets; unknown names are allowed and widen the prior.
     """

@@ -10,6 +10,7 @@ from bayeslat.model.design import UNKNOWN_SPREAD, FleetDesign
 from bayeslat.model.priors import (
     DISCREPANCY_SETTING,
     ELASTICITY_SPREAD,
+    MIN_OWN_DISCREPANCY,
     OWN_SPREAD,
     POOLING_LEVELS,
     REGRESSORS,
@@ -31,12 +32,6 @@ __all__ = [
 ]
 
 type Array = NDArray[np.float64]
-
-MIN_OWN_DISCREPANCY = 1e-3**2
-"""Least variance of a deployment's own discrepancy: its scale may come near zero."""
-
-NEGLIGIBLE_VARIANCE = 1e-12
-"""In place of zero, whose square root has no derivative."""
 
 
 def prior_medians(spec: ModelSpec) -> Array:
@@ -67,7 +62,7 @@ def fixed_variances(spec: ModelSpec, design: FleetDesign) -> Array:
     """
     spreads = np.array([spec.prior(name).spread for name in spec.quantities])
     means = elasticities(spec)
-    slopes = np.where(means != 0.0, ELASTICITY_SPREAD**2, NEGLIGIBLE_VARIANCE)
+    slopes = np.where(means != 0.0, ELASTICITY_SPREAD**2, 0.0)
     unknown = np.array([UNKNOWN_SPREAD.get(name, 0.0) for name in REGRESSORS])
     silent = {"gpu": design.gpu_unknown, "model": design.model_unknown}
     members = []
@@ -79,21 +74,19 @@ def fixed_variances(spec: ModelSpec, design: FleetDesign) -> Array:
     return np.hstack([spreads[:, None] ** 2, slopes, *members])
 
 
-def feature_variances(fixed: Array, scales: Mapping[str, Array], design: FleetDesign) -> Array:
+def feature_variances(spec: ModelSpec, design: FleetDesign, scales: Mapping[str, Array]) -> Array:
     """Variance of every feature weight, shape (..., quantity, feature).
 
     Parameters
     ----------
-    fixed : array, shape (quantity, feature)
-        From `fixed_variances`.
+    spec, design : ModelSpec, FleetDesign
+        The model and its fleet.
     scales : mapping of str to array, each shape (..., quantity)
         Pooling scales of `POOLING_LEVELS`.
-    design : FleetDesign
-        The fleet.
     """
     sizes = [len(design.levels[level].names) for level in POOLING_LEVELS]
     owner = np.repeat(np.arange(-1, len(sizes)), [1 + len(REGRESSORS), *sizes])
-    total = fixed
+    total = fixed_variances(spec, design)
     for position, level in enumerate(POOLING_LEVELS):
         total = total + np.square(scales[level])[..., None] * (owner == position)
     return total
@@ -104,7 +97,8 @@ def pooled_covariance(
 ) -> Any:
     """Covariance of each pooled quantity over the fleet, every effect integrated out.
 
-    It is F diag(v) F' + own variance, with features F and their variances v.
+    It is F diag(v) F' + own variance, with features F and their variances v. A level adds its scale
+    squared times which deployments are siblings in it, which costs less than that product.
 
     Parameters
     ----------
@@ -127,15 +121,16 @@ def pooled_covariance(
     return total
 
 
-def discrepancy_covariance(design: FleetDesign, stack: Any, own: Any) -> Any:
+def discrepancy_covariance(design: FleetDesign, stack_variance: Any, own_variance: Any) -> Any:
     """Covariance of a weight of the discrepancy over the fleet.
 
     Parameters
     ----------
     design : FleetDesign
         The fleet.
-    stack, own : array, shape (...)
-        Variance that a stack shares, and that of each site and deployment.
+    stack_variance, own_variance : array, shape (...)
+        What a stack shares, and what a deployment adds: all but `DISCREPANCY_SETTING` of that is
+        shared in its site.
 
     Returns
     -------
@@ -144,8 +139,8 @@ def discrepancy_covariance(design: FleetDesign, stack: Any, own: Any) -> Any:
     apart = np.eye(len(design.deployments))
     of_site = (1.0 - DISCREPANCY_SETTING) * design.levels["site"].siblings
     of_site = of_site + DISCREPANCY_SETTING * apart
-    shared = stack[..., None, None] * design.levels["stack"].siblings
-    return shared + own[..., None, None] * of_site + MIN_OWN_DISCREPANCY * apart
+    shared = stack_variance[..., None, None] * design.levels["stack"].siblings
+    return shared + own_variance[..., None, None] * of_site + MIN_OWN_DISCREPANCY * apart
 
 
 def median_scales(spec: ModelSpec) -> dict[str, Array]:

@@ -24,11 +24,12 @@ __all__ = [
     "DISCREPANCY_SETTING",
     "DISCREPANCY_STACK",
     "ELASTICITY_SPREAD",
+    "MIN_OWN_DISCREPANCY",
     "NOISE_GPU_SPREAD",
     "NOISE_MEAN",
     "NOISE_SCALE",
-    "NOISE_SLOPES",
-    "NOISE_SLOPE_MEANS",
+    "NOISE_SLOPE_MEAN_SPREADS",
+    "NOISE_SLOPE_SPREADS",
     "OWN_SPREAD",
     "POOLING_LEVELS",
     "REGRESSORS",
@@ -48,8 +49,8 @@ tensor parallelism and precision) whatever the device, and the site (a stack on 
 the setting)."""
 
 OWN_SPREAD: Final = 0.05
-"""Standard deviation of what each deployment adds to all that, so that settings of one site differ
-by 7 %. Without it a small scale leaves a quantity that the data do not inform almost no room, and
+"""Standard deviation of what each deployment adds to all that, so that no two are nearer than 7 %.
+Without it a small scale of sites leaves a quantity that the data do not inform almost no room, and
 samplers diverge in that neck."""
 
 ELASTICITY_SPREAD: Final = 0.2
@@ -65,22 +66,25 @@ NOISE_GPU_SPREAD: Final = 0.4
 """Standard deviation of a GPU's part in the log noise: hosts, drivers and clocks come with it. Too
 few GPUs are in most fleets to estimate it, and a GPU that nobody measured needs it."""
 
-NOISE_SLOPE_MEANS: Final = (0.5, 0.1, 0.1)
-NOISE_SLOPES: Final = (0.5, 0.2, 0.2)
+NOISE_SLOPE_MEAN_SPREADS: Final = (0.5, 0.1, 0.1)
+NOISE_SLOPE_SPREADS: Final = (0.5, 0.2, 0.2)
 """How log noise follows `bayeslat.noise.NOISE_FEATURES`: standard deviations of a fleet's mean
 slopes, and of those of a deployment around them. Logs differ in the noise of a prefill more than in
-anything: where prefills queue behind each other it is several times that of decode steps. And the
-noise rises or falls with the token count, in one engine by the square root of it."""
+anything: where prefills queue behind each other it is several times that of decode steps. With the
+token count noise rises in some and falls in others, seldom faster than by its square root."""
 
 DISCREPANCY_STACK: Final = (0.04, 0.4)
 DISCREPANCY_OWN: Final = (0.03, 0.4)
-"""Size of the discrepancy that deployments of a stack share, and of each one's own: median of its
+"""Size of the discrepancy that deployments of a stack share, and of what each adds: median of its
 standard deviation (a few per cent), and the standard deviation of the logarithm of that. Larger
 values let it take over what the formula says, and the formula no longer rules far from data."""
 
 DISCREPANCY_SETTING: Final = 0.2
 """Part of a deployment's own variance of the discrepancy that the settings of a site do not share:
 a share of a device runs the same kernels."""
+
+MIN_OWN_DISCREPANCY: Final = 1e-3**2
+"""Least variance of a deployment's own discrepancy: its scale may come near zero."""
 
 STRAY_LOG_ODDS: Final = (-4.0, 2.0)
 """Mean and standard deviation of the log odds of a stray row: two rows in a hundred, seldom more

@@ -50,9 +50,9 @@ class ModelSpec:
     By default the pooling scales of floor_share, and of k_B, overhead and slope_share where they
     are terms, are constants: data seldom tell these from their rivals (the knee's shape from the
     discrepancy), and their scales then form funnels that no sampler walks through in reasonable
-    time. So are those of settings and engines, of which most fleets have too few. A constant is a
-    prior like another (it is not estimated from the data); give a `ScalePrior` with a positive
-    spread to sample it.
+    time. So are those of settings, engines and layouts, of which most fleets have too few. A
+    constant is a prior like another (it is not estimated from the data); give a `ScalePrior` with a
+    positive spread to sample it.
     """
 
     terms: tuple[str, ...] = DEFAULT_TERMS

@@ -3,6 +3,6 @@
 from bayeslat.predictive.distribution import LatencyDistribution
 from bayeslat.predictive.draws import DeploymentDraws
 from bayeslat.predictive.estimate import Estimate
-from bayeslat.predictive.layout import deployment_draws
+from bayeslat.predictive.labelled import deployment_draws
 
 __all__ = ["DeploymentDraws", "Estimate", "LatencyDistribution", "deployment_draws"]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat.discrepancy import Discrepancy
-from bayeslat.noise import FAMILIES, NOISE_FEATURES, NoiseFamily
+from bayeslat.noise import FAMILIES, NOISE_FEATURES, NoiseFamily, noise_features
 from bayeslat.predictive.kernels import (
     locate,
     ppf_mean,
@@ -223,17 +223,14 @@ class DeploymentDraws:
 
     def _steps(self, points: Points) -> tuple[Array, Array]:
         """Rows of the steps and features of the discrepancy, as the kernels read them."""
-        columns = (
-            points.batch_size,
-            points.total_tokens,
-            points.context_tokens,
-            points.n_averaged,
-        )
-        if self.discrepancy is None:
-            none = np.zeros(points.size)
-            return np.array([*columns, none]), np.empty((points.size, 0))
-        features = self.discrepancy.features(points.batch_size, points.total_tokens)
-        return np.array([*columns, self.discrepancy.missing(features)]), features
+        design = points.batch_size, points.total_tokens
+        features, missing = np.empty((points.size, 0)), np.zeros(points.size)
+        if self.discrepancy is not None:
+            features = self.discrepancy.features(*design)
+            missing = self.discrepancy.missing(features)
+        of_noise = noise_features(*design).T
+        rows = *design, points.context_tokens, points.n_averaged, missing, *of_noise
+        return np.array(rows), features
 
     @cached_property
     def _formula(self) -> tuple[Array, Array, int, bool]:

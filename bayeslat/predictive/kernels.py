@@ -17,11 +17,9 @@ Arguments that the compiled functions share:
   `bayeslat.schema.PARAMETERS`, then the rows that are named below them;
 * `weights`, shape (tile, feature, TILE), from `tiled` as well, and `features`, shape (point,
   feature), of the discrepancy; `n_draws` says how many draws the tiles hold;
-* `steps`, shape (row, point), with the rows BATCH to MISSING;
+* `steps`, shape (row, point), with the rows BATCH to NOISE_3;
 * `sharp`: whether any draw has m_S other than one;
 * `tables` from `tail_table`; `log_scale` of the noise; `t` and `q` of shape (point,).
-
-All of it stands in one file, since numba's cache on disk sees no change in another.
 """
 
 from math import factorial
@@ -31,7 +29,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslat.noise import DECODE_TOKENS, PREFILL_TOKENS, NoiseFamily
+from bayeslat.noise import NoiseFamily
 
 __all__ = [
     "ERROR",
@@ -64,17 +62,18 @@ type Array = NDArray[np.float64]
     LOG_K_S,
     LOG_R_F,
     LOG_R_B,
-    PREFILL_NOISE,
-    DECODE_SLOPE,
-    PREFILL_SLOPE,
+    SLOPE_1,
+    SLOPE_2,
+    SLOPE_3,
     SIGMA,
     SCALE,
 ) = range(22)
-"""Rows of `columns`; three are the slopes of log noise, and SCALE is the prior standard deviation
+"""Rows of `columns`; the slopes are those of log noise, and SCALE is the prior standard deviation
 of the discrepancy."""
 
-BATCH, TOKENS, CONTEXT, AVERAGED, MISSING = range(5)
-"""Rows of `steps`; MISSING is the share of the discrepancy's variance that its features miss."""
+BATCH, TOKENS, CONTEXT, AVERAGED, MISSING, NOISE_1, NOISE_2, NOISE_3 = range(8)
+"""Rows of `steps`; MISSING is the share of the discrepancy's variance that its features miss, and
+the last are the features of log noise."""
 
 CENTRE, SPREAD, RESOLUTION, X, LOW, HIGH, X_BEFORE, Y_BEFORE, G_BEFORE, N_STATES = range(10)
 """What the search of a quantile remembers: what `_spread` says of the mixture, x and its bracket,
@@ -106,7 +105,7 @@ LEAST: Final = 1e-14
 """Relative width of a bracket that ends a search in any case."""
 
 LEAST_POWER: Final = -40.0
-"""As in `bayeslat.saturation`."""
+"""Bound on the logarithm of (k S)^m_S: beyond it the saturation is told from neither limit."""
 
 _LOG2_E: Final = 1.4426950408889634
 _LN2_HIGH: Final = 6.93147180369123816490e-01
@@ -285,20 +284,13 @@ def _scale_by_discrepancy(weights, features, delta, mu):
 
 @_rowwise
 def _fill_scale(columns, step, sigma):
-    """Fill `sigma` with the relative scale of the noise and of what the discrepancy misses.
-
-    The features of the noise are those of `bayeslat.noise.noise_features`.
-    """
-    share, tokens = 1.0 - step[BATCH] / step[TOKENS], step[TOKENS]
-    decode = (1.0 - share) * np.log(tokens / DECODE_TOKENS)
-    prefill = share * np.log(tokens / PREFILL_TOKENS)
-    of_prefill, of_decode_tokens = columns[PREFILL_NOISE], columns[DECODE_SLOPE]
-    of_prefill_tokens, own, missed = columns[PREFILL_SLOPE], columns[SIGMA], columns[SCALE]
-    averaged, missing = step[AVERAGED], step[MISSING]
+    """Fill `sigma` with the relative scale of the noise and of what the discrepancy misses."""
+    slope_1, slope_2, slope_3 = columns[SLOPE_1], columns[SLOPE_2], columns[SLOPE_3]
+    own, missed, averaged, missing = columns[SIGMA], columns[SCALE], step[AVERAGED], step[MISSING]
+    noise_1, noise_2, noise_3 = step[NOISE_1], step[NOISE_2], step[NOISE_3]
     for m in range(sigma.size):
-        followed = share * of_prefill[m] + decode * of_decode_tokens[m]
-        noise = own[m] * _exp(followed + prefill * of_prefill_tokens[m])
-        rest = missed[m]
+        louder = noise_1 * slope_1[m] + noise_2 * slope_2[m] + noise_3 * slope_3[m]
+        noise, rest = own[m] * _exp(louder), missed[m]
         sigma[m] = np.sqrt(noise * noise / averaged + missing * rest * rest)
 
 

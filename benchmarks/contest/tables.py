@@ -102,7 +102,7 @@ def groups_of(split: str, records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
-def split_table(split: str, records: pd.DataFrame) -> str:
+def split_table(split: str, records: pd.DataFrame, options: str = "") -> str:
     """All tables of one split, as Markdown.
 
     Parameters
@@ -111,13 +111,16 @@ def split_table(split: str, records: pd.DataFrame) -> str:
         Its name.
     records
         From `score_records`; the order of the contenders is kept.
+    options
+        Of the command that made it, beside the split.
     """
+    command = f"python benchmarks/accuracy.py --split {split}{options}"
     lines = [
         f"# {TITLES[split]}",
         "",
-        f"Made by `python benchmarks/accuracy.py --split {split}`. Every value is a median over",
-        "deployments. The target is the nominal value, or the best rival's. CRPS is a sum over",
-        "13 levels, about 3 % too small for all alike.",
+        f"Made by `{command}`.",
+        "Every value is a median over deployments. The target is the nominal value, or the best",
+        "rival's. CRPS is a sum over 13 levels, about 3 % too small for all alike.",
     ]
     rhat = records["max_rhat"].max()
     if rhat > 0:

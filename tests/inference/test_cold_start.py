@@ -17,20 +17,23 @@ from bayeslat.inference.cold_start import (
     predicted_newcomers,
 )
 from bayeslat.inference.effects import draw_effects
-from bayeslat.inference.prediction import _predicted_discrepancy, _predicted_log_sigma
+from bayeslat.inference.prediction import (
+    _predicted_discrepancy,
+    _predicted_log_sigma,
+    _predicted_slopes,
+)
 from bayeslat.inference.tree import deployment_coords
 from bayeslat.model import ModelSpec, Prior, ScalePrior
 from bayeslat.model.design import FleetDesign, fleet_design
 from bayeslat.model.pooling import (
-    MIN_OWN_DISCREPANCY,
     elasticities,
     feature_variances,
-    fixed_variances,
     median_scales,
     prior_mean,
 )
 from bayeslat.model.priors import (
     DISCREPANCY_SETTING,
+    MIN_OWN_DISCREPANCY,
     NOISE_GPU_SPREAD,
     OWN_SPREAD,
     POOLING_LEVELS,
@@ -98,6 +101,7 @@ OLD = [
     Deployment("A100-80GB", "llama-13b"),
     Deployment("L40S", "llama-7b", engine="vllm"),
     Deployment("L40S", "llama-13b"),
+    Deployment("L40S", "llama-7b", tp=2),
 ]
 NEW = [
     Deployment("H100-80GB", "llama-7b"),
@@ -127,7 +131,7 @@ def test_prediction_is_the_conditional_gaussian_of_the_dense_prior():
     mean = prior_mean(spec, everything)
     features = everything.features
     scales = median_scales(spec)
-    variances = feature_variances(fixed_variances(spec, everything), scales, everything)
+    variances = feature_variances(spec, everything, scales)
     z = []
     for p in range(len(spec.quantities)):
         joint = features @ np.diag(variances[p]) @ features.T
@@ -194,6 +198,20 @@ def predicted_quantities(spec: ModelSpec, old: FleetDesign, theta: np.ndarray) -
     pooled = [slope, tau_0 * k_s / slope, tau_0 + slope / k_s, tau_b]
     assert spec.quantities == ("slope", "floor_share", "floor", "tau_B")
     return np.log(np.stack(pooled, axis=1))
+
+
+def test_slopes_of_the_noise_are_drawn_around_those_of_the_fleet():
+    draws = np.arange(N_DRAWS) % 2
+    means = np.stack([draws, 3.0 - draws, -2.0 * draws], axis=1)[None]
+    fleet = xr.Dataset({"log_sigma_slopes_mean": (("chain", "draw", "noise_feature"), means)})
+    found = _predicted_slopes(fleet, 2, np.random.default_rng(5))
+    assert found.shape == (1, N_DRAWS, 3, 2)
+    z = []
+    for row, spread in enumerate((0.5, 0.2, 0.2)):
+        own = found[0, :, row] - means[0, :, row, None]
+        z.append(moment_scores(own, np.zeros(2), spread**2 * np.eye(2)))
+    z = np.concatenate(z)
+    assert np.abs(z).max() < z_bound(z.size)
 
 
 def test_prediction_of_the_discrepancy_is_the_dense_conditional():

@@ -13,6 +13,7 @@ from bayeslat.discrepancy import basis_for
 from bayeslat.inference.shear import WEIGHT_VARIANCE, Shear, shear_at
 from bayeslat.model.design import fleet_design
 from bayeslat.model.quantities import link, to_parameters
+from bayeslat.noise import noise_features
 from bayeslat.saturation import latency
 from bayeslat.schema import Deployment
 from bayeslat.simulate.formula import simulate_from_formula
@@ -21,6 +22,7 @@ NAMES = ("slope", "floor_share", "floor", "tau_C")
 THETA = np.array([[link(n, v)] * 2 for n, v in zip(NAMES, (0.1, 0.4, 8.0, 3e-4), strict=True)])
 TRUTH = {"P_max": 10.0, "k_S": 0.01, "w_1": 1.0, "tau_0": 4.0, "tau_C": 3e-4}
 LOG_SIGMA = np.log([0.01, 0.02])
+SLOPES = np.array([[0.6, -0.4], [0.2, -0.1], [-0.3, 0.2]])
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,7 @@ def steps() -> bl.Observations:
 def shear_of(steps: bl.Observations, log_sigma: np.ndarray = LOG_SIGMA) -> Shear:
     w_1 = fleet_design(steps.deployments, load_catalog()).w_1
     basis = basis_for(steps.batch_size, steps.total_tokens)
-    return shear_at(
-        steps, NAMES, w_1, basis, theta=THETA, log_sigma=log_sigma, slopes=np.zeros((3, 2))
-    )
+    return shear_at(steps, NAMES, w_1, basis, theta=THETA, log_sigma=log_sigma, slopes=SLOPES)
 
 
 def test_weights_are_their_coordinates_at_the_origin(steps):
@@ -61,7 +61,8 @@ def test_the_shift_is_what_the_rows_ask_for(steps):
 
         change = log_latency(moved[:, deployment]) - log_latency(THETA[:, deployment])
         features = basis.features(batch, tokens)
-        variance = np.exp(2.0 * LOG_SIGMA[deployment]) + WEIGHT_VARIANCE * basis.missing(features)
+        log_noise = LOG_SIGMA[deployment] + noise_features(batch, tokens) @ SLOPES[:, deployment]
+        variance = np.exp(2.0 * log_noise) + WEIGHT_VARIANCE * basis.missing(features)
         precision = np.eye(basis.size) / WEIGHT_VARIANCE + (features.T / variance) @ features
         asked = np.linalg.solve(precision, features.T @ (change / variance))
         # The shear knows the change at some points only, of rows whose contexts differ at random.

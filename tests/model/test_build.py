@@ -11,14 +11,17 @@ from bayeslat.catalog import load_catalog
 from bayeslat.model import ModelSpec, Prior, ScalePrior, build_model
 from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import (
-    MIN_OWN_DISCREPANCY,
     feature_variances,
-    fixed_variances,
     marginal_variance,
     median_scales,
     prior_mean,
 )
-from bayeslat.model.priors import DISCREPANCY_SETTING, OWN_SPREAD, POOLING_LEVELS
+from bayeslat.model.priors import (
+    DISCREPANCY_SETTING,
+    MIN_OWN_DISCREPANCY,
+    OWN_SPREAD,
+    POOLING_LEVELS,
+)
 from bayeslat.model.rows import row_layout
 
 
@@ -34,7 +37,7 @@ def test_prior_of_quantities_is_the_integrated_hierarchy(steps):
         if any(sampled):
             scales[level][sampled] = values[f"{level}_scale"]
     mean = prior_mean(spec, design)
-    variances = feature_variances(fixed_variances(spec, design), scales, design)
+    variances = feature_variances(spec, design, scales)
     features = design.features
     expected = 0.0
     for p in range(len(spec.quantities)):

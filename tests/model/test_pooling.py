@@ -9,7 +9,6 @@ from bayeslat.catalog import load_catalog
 from bayeslat.model import ModelSpec
 from bayeslat.model.design import fleet_design
 from bayeslat.model.pooling import (
-    MIN_OWN_DISCREPANCY,
     discrepancy_covariance,
     feature_variances,
     fixed_variances,
@@ -19,7 +18,12 @@ from bayeslat.model.pooling import (
     prior_draws,
     prior_mean,
 )
-from bayeslat.model.priors import DISCREPANCY_SETTING, OWN_SPREAD, POOLING_LEVELS
+from bayeslat.model.priors import (
+    DISCREPANCY_SETTING,
+    MIN_OWN_DISCREPANCY,
+    OWN_SPREAD,
+    POOLING_LEVELS,
+)
 from bayeslat.schema import Deployment
 
 N_DRAWS = 10_000
@@ -39,7 +43,7 @@ def fleet():
 def test_covariance_is_that_of_the_weighted_features(xp):
     spec, design = ModelSpec(), fleet()
     scales = median_scales(spec)
-    variances = feature_variances(fixed_variances(spec, design), scales, design)
+    variances = feature_variances(spec, design, scales)
     found = pooled_covariance(spec, design, scales, xp)
     found = found if xp is np else found.eval()
     for position in range(len(spec.quantities)):
@@ -75,7 +79,7 @@ def test_scales_reach_the_features_of_their_own_level_only():
     for level in POOLING_LEVELS:
         scales = {each: np.zeros(len(spec.quantities)) for each in POOLING_LEVELS}
         scales[level] = np.arange(1.0, len(spec.quantities) + 1)
-        added = np.split(feature_variances(fixed, scales, design) - fixed, design.bounds, 1)
+        added = np.split(feature_variances(spec, design, scales) - fixed, design.bounds, 1)
         for each, found in zip(("intercept", "elasticity", *POOLING_LEVELS), added, strict=True):
             expected = scales[level][:, None] ** 2 if each == level else 0.0
             np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=1e-12)

@@ -129,14 +129,15 @@ def test_locations_are_the_formula_times_the_discrepancy(sharp):
     context, averaged = rng.uniform(0.0, 1e6, 6), np.array([1.0, 1.0, 4.0, 0.5, 100.0, 7.0])
     missing, features = rng.random(6), rng.normal(size=(6, 5))
     weights = 0.2 * rng.normal(size=(5, n))
-    steps = np.stack([batch, tokens, context, averaged, missing])
+    of_noise = noise_features(batch, tokens)
+    steps = np.stack([batch, tokens, context, averaged, missing, *of_noise.T])
     mu, relative = kernels.locate(
         kernels.tiled(columns), kernels.tiled(weights), n, sharp, steps, features
     )
     table = {name: values[:, None] for name, values in parameters.items()}
     formula = saturation.latency(table, batch, tokens, context)
     np.testing.assert_allclose(mu.T, formula * np.exp(weights.T @ features.T), rtol=1e-13)
-    noise = np.square(sigma[:, None] * np.exp(slopes @ noise_features(batch, tokens).T)) / averaged
+    noise = np.square(sigma[:, None] * np.exp(slopes @ of_noise.T)) / averaged
     exact = np.sqrt(noise + missing * scale[:, None] ** 2)
     np.testing.assert_allclose(relative.T, exact, rtol=1e-13)
 

@@ -1,5 +1,6 @@
 """From a labelled posterior to the joint draws of one deployment."""
 
+from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
@@ -21,7 +22,7 @@ def deployment_draws(
     *,
     family: str,
     basis: Basis | None,
-    fleet_tokens: tuple[float, float] | None,
+    fleet_tokens: Sequence[float] | None,
 ) -> DeploymentDraws:
     """All posterior draws of one deployment, chains one after the other.
 
@@ -37,7 +38,7 @@ def deployment_draws(
         Name of the noise family.
     basis : Basis, optional
         Features of the discrepancy, where the model has one.
-    fleet_tokens : tuple of float, optional
+    fleet_tokens : sequence of two floats, optional
         Least and largest token count of the fleet that a newcomer was predicted from: they count
         as measured.
     """
@@ -57,7 +58,7 @@ def deployment_draws(
         )
     nu = flat.pop("nu", np.full(sigma.size, np.inf))
     w_1 = np.full(sigma.size, float(constant_data["w_1"][position]))
-    slopes = _rows(own, "log_sigma_slopes", "noise_feature") if "log_sigma_slopes" in own else None
+    slopes = _rows(own, "log_sigma_slopes", "noise_feature")
     return DeploymentDraws(deployment, {**flat, "w_1": w_1}, sigma, nu, family, slopes, missed)
 
 
@@ -67,7 +68,7 @@ def _rows(own: xr.Dataset, name: str, dim: str) -> NDArray[np.float64]:
 
 
 def _reach(
-    constant_data: xr.Dataset, position: int, fleet_tokens: tuple[float, float] | None
+    constant_data: xr.Dataset, position: int, fleet_tokens: Sequence[float] | None
 ) -> tuple[float, float]:
     """Token counts that count as measured of one deployment."""
     found = constant_data["measured_range"].sel(design_axis="total_tokens")

@@ -26,12 +26,12 @@ def make_fleet(*, extended, measured=(1.0, 2_000.0), fleet_tokens=None):
     variables = {
         name: (dims, typical.get(name, 1e-3) * rng.lognormal(0.0, 0.1, shape)) for name in names
     }
+    slopes = rng.normal(0.3, 0.1, (N_CHAINS, N_DRAWS, 3, 2))
+    variables["log_sigma_slopes"] = (("chain", "draw", "noise_feature", "deployment"), slopes)
     variables["nu"] = (dims[:2], 3.0 + rng.random(shape[:2]))
     attrs = {"spec": spec.to_json(), "discrepancy_basis": ""}
     if extended:
         weights = 0.1 * rng.normal(size=(N_CHAINS, N_DRAWS, BASIS.size, 2))
-        slopes = rng.normal(0.3, 0.1, (N_CHAINS, N_DRAWS, 3, 2))
-        variables["log_sigma_slopes"] = (("chain", "draw", "noise_feature", "deployment"), slopes)
         variables["discrepancy"] = (("chain", "draw", "basis", "deployment"), weights)
         variables["discrepancy_scale"] = (dims[:2], 0.1 + 0.1 * rng.random(shape[:2]))
         attrs["discrepancy_basis"] = BASIS.to_json()
@@ -53,7 +53,7 @@ def make_fleet(*, extended, measured=(1.0, 2_000.0), fleet_tokens=None):
 
 def test_a_plain_posterior_has_plain_draws():
     draws = make_fleet(extended=False).draws(Deployment(*OWN))
-    assert draws.slopes is None and draws.discrepancy is None
+    assert draws.discrepancy is None
     np.testing.assert_array_equal(draws.parameters["w_1"], 1.3)
 
 
