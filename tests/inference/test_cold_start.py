@@ -323,10 +323,7 @@ def test_populations_and_chains_agree(known_fleet, conditioned, few_steps, monke
     assert chains.verdict.leapfrogs != conditioned.verdict.leapfrogs  # two ways indeed
     ours, theirs = log_quantiles(conditioned, q), log_quantiles(chains, q)
     centre = theirs.mean(axis=(0, 1))
-    for power in (
-        1,
-        2,
-    ):  # tails are far from a normal's: squares have a Monte Carlo error of theirs
+    for power in (1, 2):  # the tails are heavy: squares have a Monte Carlo error of their own
         a, b = (mean_over_draws((values - centre) ** power) for values in (ours, theirs))
         shift = np.abs(a.mean - b.mean) / np.hypot(a.error, b.error)
         assert (shift < z_bound(shift.size)).all(), (power, shift)
