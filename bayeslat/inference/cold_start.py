@@ -8,7 +8,7 @@ non-normality of the prediction; the tests hold both against a full refit.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -46,8 +46,8 @@ FEW_STEPS = 100
 """Steps a deployment up to which the prior decides much, and chains may lose their way."""
 
 FEW_DEPLOYMENTS = 12
-"""Deployments up to which populations are used: a covariance of two thousand particles tells a few
-hundred coordinates, and all particles see all steps."""
+"""Deployments up to which populations come first: all particles see all steps, and their number
+grows with that of coordinates. Of more deployments they are what a failed run is followed by."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,14 @@ def conditioned_newcomers(
     measured = np.array([design.deployments.index(item) for item in steps.deployments])
     prior = _continued_prior(fleet, prediction.of(measured), basis)
     model = build_continued_model(steps, spec, design.w_1[measured], prior)
-    if measured.size <= FEW_DEPLOYMENTS and len(steps) <= FEW_STEPS * measured.size:
-        sampled = sample_from_prior(
-            model, partial(_prior_draws, prior, spec), settings=settings, report=report
-        )
+    few = len(steps) <= FEW_STEPS * measured.size
+
+    def by_populations() -> SampledModel:
+        draws = partial(_prior_draws, prior, spec)
+        return sample_from_prior(model, draws, settings=settings, report=report)
+
+    if few and measured.size <= FEW_DEPLOYMENTS:
+        sampled = by_populations()
     else:
         sampled = sample_model(
             model,
@@ -146,9 +150,12 @@ def conditioned_newcomers(
             variance=np.diag(prior.covariance).reshape(prior.mean.shape),
             basis=basis,
             sampler=sampler,
-            settings=settings,
+            settings=replace(settings, retry=settings.retry and not few),
             report=report,
         )
+        if few and settings.retry and not sampled.verdict.passed:
+            report(f"{sampled.verdict}; once more by populations")
+            sampled = by_populations()
     values = _spread_news(fleet, sampled.values, prediction, measured, spec, rng)
     posterior = parameter_dataset(values, spec, design.deployments, design.w_1)
     return Newcomers(design, posterior, sampled)

@@ -1,6 +1,7 @@
 """Cold start: against dense Gaussian algebra, against a full refit, and by what must be wider."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -357,6 +358,31 @@ def test_few_steps_without_a_refit_agree_with_the_refit(conditioned, refitted, q
     )
     assert (shift < MAX_SHIFT + slack).all(), shift
     assert (np.abs(np.log(widths)) < np.log(MAX_STRETCH)).all(), widths
+
+
+@pytest.mark.parametrize("retry", [True, False])
+def test_chains_that_fail_on_few_steps_are_followed_by_populations(
+    tiny_fleet, few_steps, monkeypatch, retry
+):
+    monkeypatch.setattr(cold_start, "FEW_DEPLOYMENTS", 0)
+    chains = SimpleNamespace(verdict=SimpleNamespace(passed=False), asked=[])
+
+    def fails(*_, settings, **__):
+        chains.asked.append(settings.retry)
+        return chains
+
+    class Reached(Exception):
+        pass
+
+    def populations(*_, **__):
+        raise Reached
+
+    monkeypatch.setattr(cold_start, "sample_model", fails)
+    monkeypatch.setattr(cold_start, "sample_from_prior", populations)
+    gpu = load_catalog().gpu(LEFT_OUT.gpu)
+    with pytest.raises(Reached if retry else AttributeError):  # without, the failed run is used
+        tiny_fleet.cold_start(gpu, steps=few_steps, retry=retry)
+    assert chains.asked == [False]
 
 
 def test_noise_of_a_new_gpu_is_wider_and_shared_by_its_deployments():
