@@ -10,8 +10,8 @@ A latency is never negative: the first two families are clipped at zero. For pos
 the clipped density equals the plain one, so the likelihood is unchanged, while the predictive has
 no negative quantile. The Student-t has moments of order below nu only.
 
-The logarithm of sigma is linear in `noise_features` of a step: prefills have a noise of their own,
-and it may rise or fall with the token count in either phase.
+The logarithm of sigma is linear in `noise_features` of a step: steps that compute prompts have a
+noise of their own, and it may rise or fall with the token count in either phase.
 """
 
 from dataclasses import dataclass
@@ -47,8 +47,9 @@ and the first feature tells the noise of such a prefill from it."""
 def noise_features(batch_size: Any, total_tokens: Any) -> Array:
     """What the log noise of a step is linear in, shape (..., feature).
 
-    With h the prefill share these are h, (1 - h) log(S / `DECODE_TOKENS`) and
-    h log(S / `PREFILL_TOKENS`).
+    With h the prefill share these are whether any prompt is computed (S > B),
+    (1 - h) log(S / `DECODE_TOKENS`) and h log(S / `PREFILL_TOKENS`). The first is no share: of what
+    prompts ask of a step B, S and C tell little, however short the chunk.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def noise_features(batch_size: Any, total_tokens: Any) -> Array:
     tokens = np.asarray(total_tokens, dtype=float)
     share = prefill_share(np.asarray(batch_size, dtype=float), tokens)
     decode = (1.0 - share) * np.log(tokens / DECODE_TOKENS)
-    return np.stack([share, decode, share * np.log(tokens / PREFILL_TOKENS)], axis=-1)
+    return np.stack([share > 0.0, decode, share * np.log(tokens / PREFILL_TOKENS)], axis=-1)
 
 
 class NoiseFamily(Protocol):

@@ -20,12 +20,19 @@ __all__ = [
     "arithmetic_intensity",
     "bytes_per_parameter",
     "bytes_per_value",
+    "cached_bytes",
+    "decode_floor_ms",
+    "decode_intensity",
     "decode_time_ms",
+    "goodput_per_s",
+    "is_compute_bound",
     "kv_bytes",
     "kv_transfer_time_s",
+    "prefill_intensity",
     "prefill_time_ms",
     "required_bandwidth_gbs",
     "ridge_point",
+    "static_batching_idle_ms",
     "step_floor_ms",
     "step_flops",
     "tensor_tflops",
@@ -251,6 +258,60 @@ def ridge_point(peak_tflops: Array | None, bandwidth_tbs: Array | None) -> Array
     return _number(peak_tflops) / _number(bandwidth_tbs)
 
 
+def is_compute_bound(intensity: Array, ridge: Array) -> Array:
+    """Whether a step computes for longer than it reads; False where either is unknown (NaN)."""
+    return intensity >= ridge
+
+
+def prefill_intensity(
+    batch_size: Array,
+    prompt_tokens: Array,
+    *,
+    active_parameters_b: Array | None,
+    bytes_per_parameter: Array = 2.0,
+) -> Array:
+    """Intensity of a prefill of B prompts, FLOP/byte: B T_in with weights of 16 bits.
+
+    Parameters
+    ----------
+    batch_size, prompt_tokens
+        Prompts computed together, and tokens of each.
+    active_parameters_b
+        Parameters that one token uses, billions.
+    bytes_per_parameter
+        Bytes of one weight.
+    """
+    flops = step_flops(active_parameters_b, batch_size * prompt_tokens)
+    return arithmetic_intensity(flops, weight_bytes(active_parameters_b, bytes_per_parameter))
+
+
+def decode_intensity(
+    batch_size: Array,
+    *,
+    active_parameters_b: Array | None,
+    context_per_request: Array = 0.0,
+    kv_bytes_per_position: Array | None = None,
+    bytes_per_parameter: Array = 2.0,
+) -> Array:
+    """Intensity of a decode step of B requests, FLOP/byte: B where the cache is small.
+
+    Parameters
+    ----------
+    batch_size
+        Requests of the step.
+    active_parameters_b, bytes_per_parameter
+        As in `prefill_intensity`.
+    context_per_request
+        Cached positions that each request reads.
+    kv_bytes_per_position
+        Bytes of cache of one position; `None` leaves the cache out.
+    """
+    weights = weight_bytes(active_parameters_b, bytes_per_parameter)
+    per_position = 0.0 if kv_bytes_per_position is None else kv_bytes_per_position
+    cache = kv_bytes(batch_size * context_per_request, per_position)
+    return arithmetic_intensity(step_flops(active_parameters_b, batch_size), weights + cache)
+
+
 def kv_transfer_time_s(kv_bytes: Array, bandwidth_gbs: Array) -> Array:
     """Seconds that moving `kv_bytes` bytes takes over a link of `bandwidth_gbs` GB/s."""
     return 1e-9 * kv_bytes / bandwidth_gbs
@@ -261,10 +322,57 @@ def required_bandwidth_gbs(kv_bytes: Array, allowed_time_s: Array) -> Array:
     return 1e-9 * kv_bytes / allowed_time_s
 
 
-def _older_positions(context_tokens: Array, total_tokens: Array, xp: ModuleType) -> Array:
-    """Positions that must come from memory: those cached before this step, 0 where C is unknown."""
+def static_batching_idle_ms(output_tokens: Array, tpot_ms: Array, *, xp: ModuleType = np) -> Array:
+    """Time that static batching leaves places of a batch idle: sum(T_max - T_i) TPOT.
+
+    Parameters
+    ----------
+    output_tokens : array, shape (..., request)
+        Output tokens of each request of a batch, which ends with the longest.
+    tpot_ms : array, shape (...)
+        Time of a step in milliseconds.
+    xp
+        Array namespace.
+
+    Returns
+    -------
+    array, shape (...)
+        Milliseconds, summed over the requests.
+    """
+    tokens = xp.asarray(output_tokens)
+    return (tokens.max(axis=-1, keepdims=True) - tokens).sum(axis=-1) * tpot_ms
+
+
+def goodput_per_s(satisfied: Array, total_time_s: Array) -> Array:
+    """Requests per second that keep their SLO, of `satisfied` requests in `total_time_s`."""
+    return satisfied / total_time_s
+
+
+def cached_bytes(
+    total_tokens: Array,
+    context_tokens: Array | None,
+    kv_bytes_per_position: Array | None,
+    *,
+    xp: ModuleType = np,
+) -> Array:
+    """Bytes of cache that a step must read: positions cached before it, 0 where they are unknown.
+
+    Parameters
+    ----------
+    total_tokens
+        Tokens computed in the step: their positions need not come from memory.
+    context_tokens
+        Positions attended to, summed over the requests; `None` or NaN leaves the cache out.
+    kv_bytes_per_position
+        Bytes of cache of one position; `None` or NaN leaves the cache out.
+    xp
+        Array namespace.
+    """
+    if context_tokens is None or kv_bytes_per_position is None:
+        return 0.0
     older = xp.maximum(context_tokens - total_tokens, 0.0)
-    return xp.where(xp.isnan(older), 0.0, older)
+    per_position = xp.where(xp.isnan(kv_bytes_per_position), 0.0, kv_bytes_per_position)
+    return kv_bytes(xp.where(xp.isnan(older), 0.0, older), per_position)
 
 
 def step_floor_ms(
@@ -314,11 +422,54 @@ def step_floor_ms(
     array
         Milliseconds; NaN where parameters, throughput, bandwidth or precision are unknown.
     """
-    cached: Array = 0.0
-    if context_tokens is not None and kv_bytes_per_position is not None:
-        per_position = xp.where(xp.isnan(kv_bytes_per_position), 0.0, kv_bytes_per_position)
-        cached = kv_bytes(_older_positions(context_tokens, total_tokens, xp), per_position)
+    cached = cached_bytes(total_tokens, context_tokens, kv_bytes_per_position, xp=xp)
     compute = prefill_time_ms(active_parameters_b, total_tokens, peak_tflops, tp=tp)
     weights = weight_bytes(active_parameters_b, bytes_per_parameter)
     memory = decode_time_ms(weights, cached, bandwidth_tbs, tp=tp)
     return xp.maximum(compute, memory)
+
+
+def decode_floor_ms(
+    batch_size: Array,
+    context_per_request: Array = 0.0,
+    *,
+    active_parameters_b: Array | None,
+    peak_tflops: Array | None,
+    bandwidth_tbs: Array | None,
+    kv_bytes_per_position: Array | None = None,
+    bytes_per_parameter: Array = 2.0,
+    tp: Array = 1,
+    xp: ModuleType = np,
+) -> Array:
+    """Lower bound on a decode step of B requests, and so on their time per output token.
+
+    Weights are read once a step and the cache once a request: (M_w + B M_kv) / bandwidth, unless
+    the step is compute-bound. Over B it is the device's time for each token.
+
+    Parameters
+    ----------
+    batch_size
+        Requests of the step, one token each.
+    context_per_request
+        Cached positions that each request reads.
+    active_parameters_b, peak_tflops, bandwidth_tbs, kv_bytes_per_position, tp, xp
+        As in `step_floor_ms`.
+    bytes_per_parameter
+        Bytes of one weight.
+
+    Returns
+    -------
+    array
+        Milliseconds; NaN where unknown.
+    """
+    return step_floor_ms(
+        batch_size,
+        active_parameters_b=active_parameters_b,
+        peak_tflops=peak_tflops,
+        bandwidth_tbs=bandwidth_tbs,
+        context_tokens=xp.asarray(batch_size * (context_per_request + 1.0)),
+        kv_bytes_per_position=kv_bytes_per_position,
+        bytes_per_parameter=bytes_per_parameter,
+        tp=tp,
+        xp=xp,
+    )

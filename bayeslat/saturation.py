@@ -5,16 +5,18 @@ One step with B requests, S tokens and C attended KV positions takes, in millise
     Thr  = P_max (1 - exp(-k_B B)) (1 - exp(-(k S)^m_S))^(1 / m_S),   k = k_S / r_F^h
     Work = w_0 + w_1 S
     T    = tau_0 r_F^h + Work / Thr * (1 + gamma_B B + gamma_S S)
-           + tau_B r_B^h B + tau_S S + tau_C C
+           + tau_B r_B^h B + tau_S S + tau_C (r_C if S > B) C
 
 with h = 1 - B / S, the share of tokens beyond the one that every request computes: zero in a decode
 step and nearly one in a prefill. ``m_S`` says how sharp the knee between floor and slope is: one is
 the exponential, large values are the corner of a roofline. ``r_F`` and ``r_B`` are what the floor
-and the cost of a request are in a prefill, relative to a decode step.
+and the cost of a request are in a prefill, relative to a decode step. ``r_C`` is what an attended
+position costs in a step that computes any prompt, relative to a decode step: such steps attend with
+other kernels, however small the prefill's share.
 
 Parameters come as a mapping from name to array. ``P_max``, ``k_S``, ``w_1`` and ``tau_0`` are
 required; a term whose parameter is absent is left out of the formula (``k_B`` absent: the batch
-factor is one; ``m_S``, ``r_F``, ``r_B`` absent: they are one). Parameters and design broadcast
+factor is one; ``m_S``, ``r_F``, ``r_B``, ``r_C`` absent: they are one). Parameters and design broadcast
 against each other, and the array namespace ``xp`` may be numpy, ``jax.numpy`` or
 ``pytensor.tensor``: the formula is written once for all three.
 
@@ -28,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["latency", "prefill_share", "sensitivity", "throughput", "work"]
+__all__ = ["context_ratio", "latency", "prefill_share", "sensitivity", "throughput", "work"]
 
 type Parameters = Mapping[str, Any]
 
@@ -39,6 +41,11 @@ LEAST_POWER = -30.0
 def prefill_share(batch_size: Any, total_tokens: Any) -> Any:
     """Share h = 1 - B / S of the tokens beyond the one that every request computes, in [0, 1)."""
     return 1.0 - batch_size / total_tokens
+
+
+def context_ratio(r_C: Any, batch_size: Any, total_tokens: Any, *, xp: ModuleType = np) -> Any:
+    """Cost of an attended position relative to a decode step: r_C wherever S > B, else one."""
+    return xp.where(total_tokens > batch_size, r_C, 1.0)
 
 
 def throughput(
@@ -113,10 +120,15 @@ def latency(
     if "r_B" in parameters:
         requests = batch_size * _power(parameters["r_B"], share, xp)
     total = constant + processing * _interference(parameters, batch_size, total_tokens)
+    positions = context_tokens
+    if "r_C" in parameters:
+        positions = context_tokens * context_ratio(
+            parameters["r_C"], batch_size, total_tokens, xp=xp
+        )
     for name, amount in (
         ("tau_B", requests),
         ("tau_S", total_tokens),
-        ("tau_C", context_tokens),
+        ("tau_C", positions),
     ):
         if name in parameters:
             total = total + parameters[name] * amount
@@ -131,7 +143,8 @@ def sensitivity(
     Parameters
     ----------
     parameters, batch_size, total_tokens, xp
-        As in `latency`. The derivatives do not depend on C.
+        As in `latency`. The derivatives do not depend on C: where C is charged more beside a
+        prefill T jumps at S = B, and the derivatives are those on either side.
 
     Returns
     -------
@@ -155,6 +168,8 @@ def sensitivity(
         + parameters.get("tau_S", 0.0)
     )
     by_context = parameters.get("tau_C", 0.0) + 0.0 * by_tokens
+    if "r_C" in parameters:
+        by_context = by_context * context_ratio(parameters["r_C"], batch_size, total_tokens, xp=xp)
     return {
         "batch_size": by_batch - by_share / total_tokens,
         "total_tokens": by_tokens + by_share * batch_size / total_tokens**2,

@@ -20,7 +20,7 @@ __all__ = [
     "Deployment",
 ]
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """Version of the saved posterior; raised when a reader of the old files would misread the new."""
 
 REQUIRED_COLUMNS: Final = ("gpu", "model", "batch_size", "total_tokens", "latency_ms")
@@ -61,6 +61,7 @@ OPTIONAL_PARAMETERS: Final = (
     "m_S",
     "r_F",
     "r_B",
+    "r_C",
 )
 """Parameters of terms that a `ModelSpec` may leave out."""
 
@@ -79,6 +80,7 @@ PARAMETERS: Final = (
     "m_S",
     "r_F",
     "r_B",
+    "r_C",
 )
 """Every parameter of the formula, in the order in which tables show them."""
 
@@ -97,6 +99,7 @@ PARAMETER_UNITS: Final = {
     "m_S": "1",
     "r_F": "1",
     "r_B": "1",
+    "r_C": "1",
 }
 """Unit of each parameter; a work unit is one token of the 7-billion-parameter reference model."""
 

@@ -64,7 +64,7 @@ def extended(draws: DeploymentDraws) -> DeploymentDraws:
     rng = np.random.default_rng(13)
     batch, tokens, _ = random_steps(2_000)
     basis = basis_for(batch, tokens)
-    ratios = {name: rng.lognormal(0.4, 0.2, N_DRAWS) for name in ("m_S", "r_F", "r_B")}
+    ratios = {name: rng.lognormal(0.4, 0.2, N_DRAWS) for name in ("m_S", "r_F", "r_B", "r_C")}
     weights = 0.05 * rng.standard_normal((N_DRAWS, basis.size))
     return replace(
         draws,

@@ -75,7 +75,7 @@ def test_log_noise_follows_the_phase_and_the_tokens_of_each_phase():
     features = noise_features([16, 64, 1, 1, 256], [16, 64, 512, 4096, 512])
     expected = np.zeros((5, len(NOISE_FEATURES)))
     expected[1, 1] = np.log(4.0)  # a decode step of four times as many tokens
-    expected[2:, 0] = [511 / 512, 4095 / 4096, 0.5]
+    expected[2:, 0] = 1.0  # a prompt is computed, be it the whole step or half of it
     expected[2:, 1] = [np.log(32) / 512, np.log(256) / 4096, 0.5 * np.log(32)]
     expected[3, 2] = 4095 / 4096 * np.log(8)  # a prefill of eight times as many
     np.testing.assert_allclose(features, expected, rtol=1e-12)

@@ -51,6 +51,7 @@ def test_parameters_and_units_are_locked() -> None:
         "m_S": "1",
         "r_F": "1",
         "r_B": "1",
+        "r_C": "1",
     }
     assert tuple(schema.PARAMETER_UNITS) == schema.PARAMETERS
 
@@ -74,4 +75,4 @@ def test_label_leaves_out_what_is_not_stated() -> None:
 
 
 def test_schema_version_is_locked() -> None:
-    assert schema.SCHEMA_VERSION == 5
+    assert schema.SCHEMA_VERSION == 6

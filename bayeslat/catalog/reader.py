@@ -19,9 +19,10 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bayeslat.catalog import limits
 from bayeslat.catalog.entries import GPU, LLM
+from bayeslat.catalog.limits import StepRoofline
 from bayeslat.errors import CatalogError
-from bayeslat.roofline import bytes_per_parameter, bytes_per_value, step_floor_ms, tensor_tflops
 
 __all__ = ["Catalog", "load_catalog"]
 
@@ -205,29 +206,109 @@ class Catalog:
         ndarray
             Milliseconds, of the broadcast shape; NaN where the datasheets do not tell.
         """
-        device, model = self.gpu(gpu), self.llm(llm)
-        named = (precision, model.weight_precision or precision)
-        peaks = [
-            tensor_tflops(name, peak_tflops=device.peak_tflops, fp8_tflops=device.fp8_tflops)
-            for name in named
-        ]
-        floor = step_floor_ms(
-            np.asarray(total_tokens, dtype=float),
-            active_parameters_b=model.active_b,
-            peak_tflops=max(peaks) * device.sm_share,
-            bandwidth_tbs=device.bandwidth_tbs,
-            context_tokens=np.asarray(context_tokens, dtype=float),
-            kv_bytes_per_position=_floor_kv_bytes(model, named),
-            bytes_per_parameter=np.min([bytes_per_parameter(name) for name in named]),
-            tp=np.asarray(tp, dtype=float),
+        return limits.step_floor_ms(
+            self.gpu(gpu), self.llm(llm), total_tokens, context_tokens, tp=tp, precision=precision
         )
-        return np.asarray(floor, dtype=float)
 
+    def roofline(
+        self,
+        gpu: str,
+        llm: str,
+        *,
+        batch_size: ArrayLike,
+        total_tokens: ArrayLike,
+        context_tokens: ArrayLike = math.nan,
+        tp: ArrayLike = 1,
+        precision: str = "",
+        mfu: ArrayLike = 1.0,
+        bandwidth_efficiency: ArrayLike = 1.0,
+    ) -> StepRoofline:
+        """Where steps of one deployment stand against the roofline of its datasheets.
 
-def _floor_kv_bytes(model: LLM, precisions: Iterable[str]) -> float | None:
-    """Least bytes of cache that one position costs: only layers without a sliding window count."""
-    least = model.kv_bytes_per_position(min(map(bytes_per_value, precisions)))
-    return None if least is None else least * model.full_attention_share
+        Parameters
+        ----------
+        gpu, llm, total_tokens, context_tokens, tp, precision
+            As in `step_floor_ms`, whose answer is the `floor_ms` of this one at full rates.
+        batch_size
+            Requests of the step.
+        mfu, bandwidth_efficiency
+            Shares of the peak throughput and of the bandwidth that are reached, in (0, 1].
+
+        Raises
+        ------
+        InputError
+            B < 1, S < B, C < 0, tp < 1, or a share outside (0, 1].
+        """
+        return limits.step_roofline(
+            self.gpu(gpu),
+            self.llm(llm),
+            limits.Steps(batch_size, total_tokens, context_tokens, tp),
+            precision=precision,
+            mfu=mfu,
+            bandwidth_efficiency=bandwidth_efficiency,
+        )
+
+    def kv_bytes_per_token(self, llm: str, *, kv_precision: str = "") -> float:
+        """Bytes of key-value cache that one position of an LLM takes over all layers.
+
+        Parameters
+        ----------
+        llm
+            Name as the log writes it.
+        kv_precision
+            Of the cache, 16 or 8 bits. It is not the precision of the weights: engines cache in
+            16 bits unless they are told otherwise.
+
+        Returns
+        -------
+        float
+            Bytes; NaN where the datasheet does not tell.
+        """
+        return limits.kv_bytes_per_token(self.llm(llm), kv_precision)
+
+    def kv_capacity_tokens(
+        self,
+        gpu: str,
+        llm: str,
+        *,
+        tp: int = 1,
+        precision: str = "",
+        kv_precision: str = "",
+        memory_utilisation: float = 0.9,
+    ) -> float:
+        """Positions that the key-value cache of a deployment holds; see `limits`.
+
+        Parameters
+        ----------
+        gpu, llm
+            Names as the log writes them.
+        tp
+            Devices of the deployment.
+        precision
+            Of the weights; "" is what the LLM is published in.
+        kv_precision
+            Of the cache, as in `kv_bytes_per_token`.
+        memory_utilisation
+            Share of the memory that the engine takes, in (0, 1].
+
+        Returns
+        -------
+        float
+            Whole tokens; 0 where the weights do not fit, NaN where the datasheets do not tell.
+
+        Raises
+        ------
+        InputError
+            tp < 1 or a share outside (0, 1].
+        """
+        return limits.kv_capacity_tokens(
+            self.gpu(gpu),
+            self.llm(llm),
+            tp=tp,
+            precision=precision,
+            kv_precision=kv_precision,
+            memory_utilisation=memory_utilisation,
+        )
 
 
 def _nearest[Entry: GPU | LLM](key: str, index: Mapping[str, Entry]) -> tuple[str, ...]:

@@ -21,14 +21,19 @@ __all__ = ["sample_fleet", "spec_for"]
 def spec_for(observations: Observations, spec: ModelSpec | None) -> ModelSpec:
     """The spec in force: without the terms that no row can tell anything about.
 
-    Context is left out where no row records it, and what prefills cost where every row is a decode
-    step.
+    Context is left out where no row records it, what prefills cost where every row is a decode
+    step, and what context costs beside a prefill where no such row attends to more than the tokens
+    that it computes.
     """
     spec = spec or ModelSpec()
     if not observations.has_context:
         spec = spec.without("tau_C")
     if (observations.total_tokens <= observations.batch_size).all():
         spec = spec.without("r_F", "r_B")
+    with_prefill = observations.total_tokens > observations.batch_size
+    # Unknown contexts are NaN, which exceeds nothing.
+    if not (with_prefill & (observations.context_tokens > observations.total_tokens)).any():
+        spec = spec.without("r_C")
     return spec
 
 

@@ -55,7 +55,8 @@ def observe(
     parameters = to_parameters(
         {name: quantities[position] for position, name in enumerate(spec.quantities)}, w_1, xp=pt
     )
-    tau_C = parameters.pop("tau_C", None)
+    per_position = parameters.pop("tau_C", None)
+    r_C = parameters.pop("r_C", None)
     of_points = {name: rows.spread(values) for name, values in parameters.items()}
     location = saturation.latency(of_points, batch, tokens, xp=pt)
     log_sigma, slopes = log_noise
@@ -70,9 +71,12 @@ def observe(
         missing = discrepancy.basis.missing(features)[rows.point]
         variance = variance + discrepancy.variance * missing
     mu = rows.of_rows(location * factor)
-    if tau_C is not None:
+    if per_position is not None:
         context = np.nan_to_num(observations.context_tokens, nan=0.0)[rows.order]
-        mu = mu + rows.of_rows(rows.spread(tau_C) * factor) * context
+        cost = rows.spread(per_position) * factor
+        if r_C is not None:
+            cost = cost * saturation.context_ratio(rows.spread(r_C), batch, tokens, xp=pt)
+        mu = mu + rows.of_rows(cost) * context
     sigma, observed = pt.sqrt(variance), observations.latency_ms[rows.order]
     n_averaged = observations.n_averaged[rows.order].astype(float)
     if stray_log_odds is None:

@@ -14,9 +14,13 @@ from bayeslat.schema import BASE_PARAMETERS, OPTIONAL_PARAMETERS, PARAMETERS
 
 __all__ = ["DEFAULT_TERMS", "ModelSpec"]
 
-DEFAULT_TERMS: Final = ("tau_B", "tau_C", "r_F", "r_B")
+DEFAULT_TERMS: Final = ("tau_B", "tau_C", "r_F", "r_B", "r_C")
 """Optional terms of the default model; `tau_C` counts only where contexts were recorded, `r_F` and
-`r_B` only where steps other than decode steps were."""
+`r_B` only where steps other than decode steps were, and `r_C` only where such steps attend to more
+than their own tokens."""
+
+RATIO_OF: Final = {"r_B": "tau_B", "r_C": "tau_C"}
+"""Terms that multiply another one."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,12 @@ class ModelSpec:
             raise InputError(
                 f"got terms {unknown}, expected some of {list(OPTIONAL_PARAMETERS)}; correct them"
             )
-        if "r_B" in self.terms and "tau_B" not in self.terms:
-            raise InputError(
-                "got the term r_B without tau_B, expected both (r_B multiplies tau_B); add tau_B or"
-                " drop r_B"
-            )
+        for ratio, term in RATIO_OF.items():
+            if ratio in self.terms and term not in self.terms:
+                raise InputError(
+                    f"got the term {ratio} without {term}, expected both ({ratio} multiplies"
+                    f" {term}); add {term} or drop {ratio}"
+                )
         if self.likelihood not in FAMILIES:
             raise InputError(
                 f"got likelihood {self.likelihood!r}, expected one of {sorted(FAMILIES)};"
@@ -101,8 +106,8 @@ class ModelSpec:
         return self.priors.get(quantity, DEFAULT_PRIORS[quantity])
 
     def without(self, *terms: str) -> Self:
-        """The same spec with some terms left out; without tau_B there is no r_B either."""
-        gone = {*terms, *(("r_B",) if "tau_B" in terms else ())}
+        """The same spec with some terms left out, and what multiplies them (`RATIO_OF`)."""
+        gone = {*terms, *(ratio for ratio, term in RATIO_OF.items() if term in terms)}
         return replace(self, terms=tuple(term for term in self.terms if term not in gone))
 
     def to_json(self) -> str:

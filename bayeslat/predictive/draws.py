@@ -26,7 +26,7 @@ __all__ = ["DeploymentDraws", "Points"]
 
 type Array = NDArray[np.float64]
 
-_NEUTRAL = {"k_B": np.inf, "m_S": 1.0, "r_F": 1.0, "r_B": 1.0}
+_NEUTRAL = {"k_B": np.inf, "m_S": 1.0, "r_F": 1.0, "r_B": 1.0, "r_C": 1.0}
 """Values that switch a term off; zero for every other parameter."""
 
 BLOCK: Final = 2048

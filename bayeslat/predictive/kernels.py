@@ -59,6 +59,7 @@ type Array = NDArray[np.float64]
     M_S,
     R_F,
     R_B,
+    R_C,
     LOG_K_S,
     LOG_R_F,
     LOG_R_B,
@@ -67,7 +68,7 @@ type Array = NDArray[np.float64]
     SLOPE_3,
     SIGMA,
     SCALE,
-) = range(22)
+) = range(23)
 """Rows of `columns`; the slopes are those of log noise, and SCALE is the prior standard deviation
 of the discrepancy."""
 
@@ -253,6 +254,13 @@ def _add_linear(tau_s, tau_c, tokens, context, out):
 
 
 @_rowwise
+def _add_prefill_context(tau_c, ratio, context, out):
+    """Add what context costs beside a prefill and not in a decode step."""
+    for m in range(out.size):
+        out[m] += tau_c[m] * (ratio[m] - 1.0) * context
+
+
+@_rowwise
 def _fill_formula(columns, sharp, step, floor, requests, mu):
     """Fill `mu` with the formula of `bayeslat.saturation` at one step."""
     batch, tokens = step[BATCH], step[TOKENS]
@@ -268,6 +276,8 @@ def _fill_formula(columns, sharp, step, floor, requests, mu):
     _scale_by_batch(columns[K_B], columns[GAMMA_B], columns[GAMMA_S], batch, tokens, mu)
     _add_scaled(batch, columns[TAU_0], floor, columns[TAU_B], requests, mu)
     _add_linear(columns[TAU_S], columns[TAU_C], tokens, step[CONTEXT], mu)
+    if tokens > batch:
+        _add_prefill_context(columns[TAU_C], columns[R_C], step[CONTEXT], mu)
 
 
 @_rowwise

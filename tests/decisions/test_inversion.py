@@ -68,7 +68,7 @@ def extend(draws, seed):
     rng, n = np.random.default_rng(300 + seed), draws.n_draws
     basis = basis_for(np.array([1.0, 8.0, 8.0, 64.0]), np.array([1.0, 8.0, 300.0, 700.0]))
     ratios = {name: v * rng.lognormal(0.0, 0.1, n)
-              for name, v in (("m_S", 2.0), ("r_F", 1.6), ("r_B", 0.5))}  # fmt: skip
+              for name, v in (("m_S", 2.0), ("r_F", 1.6), ("r_B", 0.5), ("r_C", 1.8))}  # fmt: skip
     return replace(
         draws,
         parameters=draws.parameters | ratios,

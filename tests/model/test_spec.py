@@ -61,8 +61,9 @@ def test_overrides_leave_the_other_defaults():
 
 def test_terms_can_be_left_out():
     spec = ModelSpec().without("r_F", "r_B")
-    assert spec.terms == ("tau_B", "tau_C") and spec.discrepancy
-    assert ModelSpec().without("tau_B").terms == ("tau_C", "r_F")  # r_B multiplies tau_B
+    assert spec.terms == ("tau_B", "tau_C", "r_C") and spec.discrepancy
+    assert ModelSpec().without("tau_B").terms == ("tau_C", "r_F", "r_C")  # r_B multiplies tau_B
+    assert ModelSpec().without("tau_C").terms == ("tau_B", "r_F", "r_B")
 
 
 def test_a_prior_has_a_scale_at_every_level():
@@ -76,6 +77,7 @@ def test_a_prior_has_a_scale_at_every_level():
     [
         lambda: ModelSpec(terms=("tau_X",)),
         lambda: ModelSpec(terms=("tau_C", "r_B")),
+        lambda: ModelSpec(terms=("tau_B", "r_C")),
         lambda: ModelSpec(likelihood="cauchy"),
         lambda: ModelSpec(priors={"w_1": Prior(1.0, 1.0)}),
         lambda: ModelSpec(priors={"P_max": Prior(1.0, 1.0)}),  # a parameter, not a quantity

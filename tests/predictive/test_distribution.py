@@ -36,7 +36,7 @@ def make_draws(n=60, *, family="student_t", nu=5.0, sigma=0.1, absent=(), seed=0
         "gamma_S": 1e-5,
     }
     if extended:
-        typical |= {"m_S": 2.0, "r_F": 1.5, "r_B": 0.6}
+        typical |= {"m_S": 2.0, "r_F": 1.5, "r_B": 0.6, "r_C": 1.8}
     parameters = {
         name: value * rng.lognormal(0.0, 0.15, n)
         for name, value in typical.items()
