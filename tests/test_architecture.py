@@ -10,13 +10,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bayeslat"
 
 STAGES = (
-    ("errors", "schema", "noise", "saturation", "discrepancy", "roofline"),
+    ("errors", "schema", "noise", "saturation", "discrepancy", "roofline", "queueing"),
     ("catalog",),
     ("simulate", "profiling"),
     ("observations",),
     ("model",),
     ("inference",),
     ("predictive",),
+    ("engine",),
     ("decisions",),
     ("identifiability", "storage"),
     ("released",),

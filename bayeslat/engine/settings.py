@@ -1,0 +1,122 @@
+"""How an engine schedules: the settings that decide who runs in a step."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslat.engine import kernel
+from bayeslat.engine.workload import Workload
+from bayeslat.errors import InputError
+
+__all__ = ["EngineSettings"]
+
+UNBOUNDED: Final = 2**40
+"""Blocks of an engine whose cache is taken to have no end."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Scheduling of one engine, named as vLLM names it.
+
+    Parameters
+    ----------
+    max_num_seqs : int
+        Most requests in a step.
+    max_num_batched_tokens : int
+        Most tokens of a step.
+    chunked_prefill : bool
+        Whether a prompt may be spread over steps, together with the decodes of others. Without,
+        prompts are computed whole, and one that exceeds the budget has a step of its own.
+    long_prefill_token_threshold : int
+        Most tokens of one prompt in a step; 0 for no bound but the budget.
+    kv_capacity_tokens : int, optional
+        Positions that the KV cache holds; without, it never fills.
+    block_size : int
+        Positions of a KV block.
+    batching : {"continuous", "static"}
+        Whether requests join and leave at every step, or a batch is kept until its last has ended.
+    patience_ms : float, optional
+        A request that has waited that long leaves, for a fallback server or for good.
+
+    Raises
+    ------
+    InputError
+        A setting out of its range.
+    """
+
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    kv_capacity_tokens: int | None = None
+    block_size: int = 16
+    batching: Literal["continuous", "static"] = "continuous"
+    patience_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+            _check_whole(name, getattr(self, name), at_least=1)
+        _check_whole("long_prefill_token_threshold", self.long_prefill_token_threshold, at_least=0)
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise InputError(
+                f"got max_num_batched_tokens={self.max_num_batched_tokens} below"
+                f" max_num_seqs={self.max_num_seqs}, expected a token for every request; raise it"
+            )
+        if self.kv_capacity_tokens is not None:
+            _check_whole("kv_capacity_tokens", self.kv_capacity_tokens, at_least=self.block_size)
+        if self.batching not in ("continuous", "static"):
+            raise InputError(f"got batching={self.batching!r}, expected 'continuous' or 'static'")
+        if self.patience_ms is not None and not self.patience_ms >= 0.0:
+            raise InputError(
+                f"got patience_ms={self.patience_ms}, expected milliseconds of at least 0; leave it"
+                " out where requests wait for ever"
+            )
+
+    @property
+    def capacity_blocks(self) -> int:
+        """Blocks of the KV cache."""
+        if self.kv_capacity_tokens is None:
+            return UNBOUNDED
+        return self.kv_capacity_tokens // self.block_size
+
+    def limits(self) -> NDArray[np.int64]:
+        """What the compiled loop reads."""
+        chunk = self.long_prefill_token_threshold or self.max_num_batched_tokens
+        limits = np.empty(kernel.N_LIMITS, np.int64)
+        limits[kernel.MAX_RUNNING] = self.max_num_seqs
+        limits[kernel.BUDGET] = self.max_num_batched_tokens
+        limits[kernel.LARGEST_CHUNK] = chunk if self.chunked_prefill else 0
+        limits[kernel.BLOCK] = self.block_size
+        limits[kernel.CAPACITY] = self.capacity_blocks
+        limits[kernel.STATIC] = self.batching == "static"
+        return limits
+
+    def most_tokens(self, workload: Workload) -> int:
+        """Most tokens that a step of this workload may have."""
+        if self.chunked_prefill or self.batching == "static":
+            return self.max_num_batched_tokens
+        whole = workload.prompt_tokens + workload.output_tokens
+        return max(self.max_num_batched_tokens, int(whole.max()))
+
+    def check(self, workload: Workload) -> None:
+        """Refuse a workload that has a request for which the cache is too small.
+
+        Raises
+        ------
+        InputError
+            Naming the longest request.
+        """
+        longest = int((workload.prompt_tokens + workload.output_tokens).max())
+        if -(-longest // self.block_size) > self.capacity_blocks:
+            raise InputError(
+                f"got a request of {longest} tokens, expected at most the"
+                f" {self.capacity_blocks * self.block_size} that the KV cache holds; drop it or"
+                " raise kv_capacity_tokens"
+            )
+
+
+def _check_whole(name: str, value: float, *, at_least: int) -> None:
+    if not (np.isfinite(value) and value == int(value) and value >= at_least):
+        raise InputError(f"got {name}={value}, expected a whole number of at least {at_least}")
