@@ -179,3 +179,65 @@ def test_tensor_rate_follows_the_precision(precision, peak):
 def test_tensor_rate_without_an_fp8_figure():
     assert roofline.tensor_tflops("int8", peak_tflops=312.0) == 624.0
     assert math.isnan(roofline.tensor_tflops("fp8", peak_tflops=None))
+
+
+# Phases
+
+
+def test_chunk_of_512_tokens_is_an_eighth_of_the_prompt():
+    chunk = roofline.prefill_time_ms(7.0, 512, 312.0, mfu=0.5)
+    assert chunk == pytest.approx(2 * 7e9 * 512 / (312e12 * 0.5) * 1e3)
+    assert chunk == pytest.approx(roofline.prefill_time_ms(7.0, 4096, 312.0, mfu=0.5) / 8)
+
+
+def test_decode_floor_reads_weights_once_and_the_cache_of_every_request():
+    batch = np.array([1, 8, 32])
+    floor = roofline.decode_floor_ms(
+        batch, 4096, active_parameters_b=7.0, kv_bytes_per_position=128 * 1024, **A100
+    )
+    np.testing.assert_allclose(floor, (14e9 + batch * 512 * 2**20) / 2e12 * 1e3)
+    assert np.all(np.diff(floor / batch) < 0.0)
+    alone = roofline.decode_floor_ms(1, active_parameters_b=7.0, **A100)
+    assert alone == pytest.approx(7.0)
+
+
+def test_a_decode_step_beyond_the_ridge_is_compute_bound():
+    floor = roofline.decode_floor_ms(np.array([156, 312]), active_parameters_b=7.0, **A100)
+    np.testing.assert_allclose(floor, [7.0, 14.0])
+
+
+def test_intensities_of_prefill_and_decode():
+    batch = np.array([1, 4, 16])
+    prefill = roofline.prefill_intensity(batch, 512, active_parameters_b=7.0)
+    np.testing.assert_allclose(prefill, batch * 512)
+    np.testing.assert_allclose(roofline.decode_intensity(batch, active_parameters_b=7.0), batch)
+    crowded = roofline.decode_intensity(
+        batch, active_parameters_b=7.0, context_per_request=4096, kv_bytes_per_position=128 * 1024
+    )
+    np.testing.assert_allclose(crowded, 14e9 * batch / (14e9 + batch * 512 * 2**20))
+    halved = roofline.prefill_intensity(2, 512, active_parameters_b=7.0, bytes_per_parameter=1.0)
+    assert halved == 2048
+
+
+def test_bound_changes_at_the_ridge():
+    ridge = roofline.ridge_point(312.0, 2.0)
+    intensity = np.array([155.0, 156.0, 157.0, np.nan])
+    np.testing.assert_array_equal(
+        roofline.is_compute_bound(intensity, ridge), [False, True, True, False]
+    )
+
+
+def test_static_batching_idles_until_the_longest_has_ended():
+    assert roofline.static_batching_idle_ms([100, 300, 500], 20.0) == (400 + 200) * 20.0
+    idle = roofline.static_batching_idle_ms([[5, 5], [1, 3]], np.array([10.0, 20.0]))
+    np.testing.assert_array_equal(idle, [0.0, 40.0])
+
+
+def test_goodput_counts_satisfied_requests_only():
+    assert roofline.goodput_per_s(np.array([True, False, True, True]).sum(), 2.0) == 1.5
+
+
+def test_cache_of_unknown_positions_is_left_out():
+    cached = roofline.cached_bytes(np.array([4, 4, 4]), np.array([2.0, 104.0, np.nan]), 10.0)
+    np.testing.assert_array_equal(cached, [0.0, 1000.0, 0.0])
+    assert roofline.cached_bytes(4, None, 10.0) == roofline.cached_bytes(4, 104.0, None) == 0.0
