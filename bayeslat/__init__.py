@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
     from bayeslat.checks import leave_one_out
-    from bayeslat.decisions import FeasibleRegion, FeasibleSet
+    from bayeslat.decisions import (
+        Fallback,
+        FeasibleRegion,
+        FeasibleSet,
+        Policy,
+        ServedDeployment,
+        ServiceObjective,
+        StepOverhead,
+        standard_policies,
+    )
+    from bayeslat.engine import EngineSettings, ServingRecords, Workload
     from bayeslat.errors import (
         BayeslatError,
         CatalogError,
@@ -33,7 +43,7 @@ if TYPE_CHECKING:
         write_steps,
     )
     from bayeslat.posterior import FleetPosterior, fit, load, load_released
-    from bayeslat.predictive import Estimate, LatencyDistribution
+    from bayeslat.predictive import Estimate, LatencyDistribution, SampledDistribution
     from bayeslat.profiling import DeviceProfile, profile_device
     from bayeslat.report import write_report
     from bayeslat.schema import Deployment
@@ -49,7 +59,9 @@ __all__ = [
     "ConvergenceVerdict",
     "Deployment",
     "DeviceProfile",
+    "EngineSettings",
     "Estimate",
+    "Fallback",
     "FeasibleRegion",
     "FeasibleSet",
     "FleetPosterior",
@@ -58,13 +70,20 @@ __all__ = [
     "ModelSpec",
     "ObservationWarning",
     "Observations",
+    "Policy",
     "PosteriorFileError",
     "Prior",
     "Quarantine",
+    "SampledDistribution",
     "ScalePrior",
+    "ServedDeployment",
+    "ServiceObjective",
+    "ServingRecords",
     "SimulatedFleet",
+    "StepOverhead",
     "UnitWarning",
     "UnknownDeploymentError",
+    "Workload",
     "__version__",
     "build_model",
     "concat",
@@ -76,6 +95,7 @@ __all__ = [
     "profile_device",
     "read_steps",
     "simulate_fleet",
+    "standard_policies",
     "validate_steps",
     "write_report",
     "write_steps",
@@ -87,8 +107,17 @@ _HOMES = {
     "LLM": "bayeslat.catalog",
     "load_catalog": "bayeslat.catalog",
     "leave_one_out": "bayeslat.checks",
+    "Fallback": "bayeslat.decisions",
     "FeasibleRegion": "bayeslat.decisions",
     "FeasibleSet": "bayeslat.decisions",
+    "Policy": "bayeslat.decisions",
+    "ServedDeployment": "bayeslat.decisions",
+    "ServiceObjective": "bayeslat.decisions",
+    "StepOverhead": "bayeslat.decisions",
+    "standard_policies": "bayeslat.decisions",
+    "EngineSettings": "bayeslat.engine",
+    "ServingRecords": "bayeslat.engine",
+    "Workload": "bayeslat.engine",
     "BayeslatError": "bayeslat.errors",
     "CatalogError": "bayeslat.errors",
     "ConvergenceError": "bayeslat.errors",
@@ -114,6 +143,7 @@ _HOMES = {
     "load_released": "bayeslat.posterior",
     "Estimate": "bayeslat.predictive",
     "LatencyDistribution": "bayeslat.predictive",
+    "SampledDistribution": "bayeslat.predictive",
     "DeviceProfile": "bayeslat.profiling",
     "profile_device": "bayeslat.profiling",
     "write_report": "bayeslat.report",

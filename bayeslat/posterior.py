@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from bayeslat import decisions
 from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
 from bayeslat.discrepancy import Basis
+from bayeslat.engine import EngineSettings
 from bayeslat.errors import InputError, UnknownDeploymentError
 from bayeslat.identifiability import combinations, identifiability_table
 from bayeslat.inference.cold_start import (
@@ -308,6 +309,45 @@ class FleetPosterior:
         """P(latency > SLA) over a grid; see `bayeslat.decisions.feasible_region`."""
         draws, context, query = self._question(gpu, model, context_tokens, query)
         return decisions.feasible_region(draws, **context, **query)
+
+    def serving(
+        self,
+        gpu: str,
+        model: str,
+        *,
+        settings: EngineSettings | None = None,
+        overhead: decisions.StepOverhead | None = None,
+        tp: int | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
+    ) -> decisions.ServedDeployment:
+        """A deployment with the engine around its steps: phases, queues, goodput, simulation.
+
+        Parameters
+        ----------
+        gpu, model, tp, engine, precision
+            The deployment, as in `find`.
+        settings : EngineSettings, optional
+            Scheduling of the engine. Where it does not say how much the KV cache holds, the
+            datasheets do, if they know the memory and the LLM's shape; else the cache has no end.
+        overhead : StepOverhead, optional
+            Prior of the time between two steps, which step logs do not hold.
+        """
+        found = self.find(gpu, model, tp=tp, engine=engine, precision=precision)
+        chosen = settings or EngineSettings()
+        if chosen.kv_capacity_tokens is None:
+            room = self.catalog.kv_capacity_tokens(
+                found.gpu, found.model, tp=found.tp, precision=found.precision
+            )
+            # A datasheet that leaves no room at all is wrong about a deployment that was measured.
+            if np.isfinite(room) and room >= chosen.block_size:
+                chosen = replace(chosen, kv_capacity_tokens=int(room))
+        return decisions.ServedDeployment(
+            self.draws(found),
+            chosen,
+            overhead or decisions.StepOverhead(),
+            float(self.catalog.kv_bytes_per_token(found.model)),
+        )
 
     def _question(
         self, gpu: str, model: str, context_tokens: float | None, query: dict[str, Any]

@@ -16,8 +16,8 @@ other kernels, however small the prefill's share.
 
 Parameters come as a mapping from name to array. ``P_max``, ``k_S``, ``w_1`` and ``tau_0`` are
 required; a term whose parameter is absent is left out of the formula (``k_B`` absent: the batch
-factor is one; ``m_S``, ``r_F``, ``r_B``, ``r_C`` absent: they are one). Parameters and design broadcast
-against each other, and the array namespace ``xp`` may be numpy, ``jax.numpy`` or
+factor is one; ``m_S``, ``r_F``, ``r_B``, ``r_C`` absent: they are one). Parameters and design
+broadcast against each other, and the array namespace ``xp`` may be numpy, ``jax.numpy`` or
 ``pytensor.tensor``: the formula is written once for all three.
 
 T is not monotone: in B it falls while the batch factor rises and then grows with ``tau_B``, and in

@@ -1,5 +1,6 @@
 """Answers that a deployment's posterior gives to questions of operation."""
 
+from bayeslat.decisions.chunks import ChunkChoice, ChunkTradeoff, best_chunk, chunk_tradeoff
 from bayeslat.decisions.inversion import (
     FeasibleRegion,
     FeasibleSet,
@@ -11,10 +12,33 @@ from bayeslat.decisions.inversion import (
     largest_tokens,
     nearest_tokens,
 )
+from bayeslat.decisions.loads import Disaggregation, LoadCurve
+from bayeslat.decisions.phases import RequestPhases, SteadyLoad
+from bayeslat.decisions.policies import Fallback, Policy, PolicyComparison, standard_policies
+from bayeslat.decisions.queues import PosteriorQueue
+from bayeslat.decisions.served import ServedDeployment
+from bayeslat.decisions.services import BatchService
+from bayeslat.decisions.serving import ServiceObjective, StepOverhead
 
 __all__ = [
+    "BatchService",
+    "ChunkChoice",
+    "ChunkTradeoff",
+    "Disaggregation",
+    "Fallback",
     "FeasibleRegion",
     "FeasibleSet",
+    "LoadCurve",
+    "Policy",
+    "PolicyComparison",
+    "PosteriorQueue",
+    "RequestPhases",
+    "ServedDeployment",
+    "ServiceObjective",
+    "SteadyLoad",
+    "StepOverhead",
+    "best_chunk",
+    "chunk_tradeoff",
     "exceedance",
     "feasible_batches",
     "feasible_region",
@@ -22,4 +46,5 @@ __all__ = [
     "largest_batch",
     "largest_tokens",
     "nearest_tokens",
+    "standard_policies",
 ]

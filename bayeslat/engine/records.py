@@ -1,8 +1,9 @@
 """What an engine did with a workload: times of requests, totals, percentiles with intervals.
 
 The first axis of every array is the run. A run has parameters of its own, so the spread over runs
-is what is not known about the deployment: it is the interval of every `Estimate` here, while its
-value is that of all runs together.
+is what is not known about the deployment: it is the interval of every `Estimate` here. A percentile
+is that of one run, since a deployment has one set of parameters and not all of them, and the value
+is its median over runs.
 """
 
 import itertools
@@ -144,8 +145,8 @@ class ServingRecords:
         Returns
         -------
         Estimate
-            In milliseconds, of the shape of `q`: the percentile of all runs together, and the
-            spread of each run's own; NaN where no request has the metric.
+            In milliseconds, of the shape of `q`: median and spread over runs of each run's own
+            percentile; NaN where no request has the metric.
         """
         values, level = self.metric(name), np.asarray(q, dtype=float)
         values = values[:, ~np.isnan(values).all(axis=0)]
@@ -154,9 +155,8 @@ class ServingRecords:
                 np.full(level.shape, np.nan), np.full((1, *level.shape), np.nan), credible
             )
         # A percentile between two requests is not interpolated: one of them may be infinite.
-        own = np.quantile(values, level, axis=1, method="inverted_cdf")
-        pooled = np.quantile(values, level, method="inverted_cdf")
-        return _estimate(pooled, np.moveaxis(own, -1, 0), credible)
+        own = np.moveaxis(np.quantile(values, level, axis=1, method="inverted_cdf"), -1, 0)
+        return _estimate(np.quantile(own, 0.5, axis=0, method="inverted_cdf"), own, credible)
 
     def gap_percentile(self, q: float, *, credible: float = 0.9) -> Estimate:
         """Percentile of the gap between successive tokens of a request, in milliseconds.
@@ -165,8 +165,8 @@ class ServingRecords:
         another request, is in it, while `tpot_ms` averages over a request.
         """
         check_probability("q", q)
-        own = [_cell_ms(counts, q) for counts in self.gaps]
-        return _estimate(_cell_ms(self.gaps.sum(axis=0), q), np.array(own), credible)
+        own = np.array([_cell_ms(counts, q) for counts in self.gaps])
+        return _estimate(np.median(own), own, credible)
 
     def attainment(
         self,

@@ -43,8 +43,8 @@ def test_metrics_are_differences_of_times():
 def test_percentiles_are_order_statistics_with_the_spread_over_runs():
     found = records()
     answer = found.percentile("ttft_ms", 0.5)
-    assert answer.value == np.quantile(found.ttft_ms, 0.5, method="inverted_cdf")
     own = np.array([30.0, 60.0, 90.0])
+    assert answer.value == 60.0
     assert (answer.lower, answer.upper) == pytest.approx(tuple(np.quantile(own, [0.05, 0.95])))
     both = found.percentile("e2e_ms", [0.5, 0.9])
     assert both.value.shape == both.lower.shape == (2,)
