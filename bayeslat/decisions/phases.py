@@ -3,9 +3,10 @@
 A step of B requests computes S tokens and attends to C positions, those of the step included. A
 prompt is computed whole or in chunks, one chunk a step, while other requests decode along in the
 same steps; then every further output token is one decode step. With a fixed posterior draw a phase
-is a sum over its steps. The noise is new in every step and averages out; the parameters, and what
-the discrepancy's features miss, are the same in all steps of a draw and do not
-(`bayeslat.predictive.sampled`). Answers are therefore `SampledDistribution`s: a row for each draw.
+is a sum over its steps. The noise is new in every step and averages out, but for a share of it that
+a log cannot tell. That share, the parameters and what the discrepancy's features miss are the same
+in all steps of a draw (`bayeslat.predictive.sampled`). Answers are therefore
+`SampledDistribution`s: a row for each draw.
 
 Conventions
 -----------
@@ -32,7 +33,12 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslat.errors import InputError
 from bayeslat.predictive import DeploymentDraws, LatencyDistribution, SampledDistribution
 from bayeslat.predictive.draws import Points
-from bayeslat.predictive.sampled import expected_latency, missing_normals, sample_means
+from bayeslat.predictive.sampled import (
+    expected_latency,
+    missing_normals,
+    repeated_shares,
+    sample_means,
+)
 
 __all__ = [
     "RequestPhases",
@@ -72,12 +78,17 @@ class Sampling(TypedDict, total=False):
     step_overhead_ms : float or array, shape (draw,)
         Time between steps, at least zero; one number, or one for each of the posterior draws. None
         by default.
+    repeated_share : float, optional
+        Share of the noise's variance that all steps of a phase have in common; unknown by default,
+        see `bayeslat.predictive.sampled.repeated_shares`. A phase of a single step has its noise
+        whole, whichever part of it would come back.
     """
 
     max_draws: int
     n_replicates: int
     seed: int | np.random.Generator
     step_overhead_ms: ArrayLike
+    repeated_share: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -434,6 +445,7 @@ class _Ensemble:
 
     draws: DeploymentDraws
     missing: Array
+    repeated: Array
     overhead: Array
     n_replicates: int
     rng: np.random.Generator
@@ -447,6 +459,7 @@ class _Ensemble:
         n_replicates: int = N_REPLICATES,
         seed: int | np.random.Generator = 0,
         step_overhead_ms: ArrayLike = 0.0,
+        repeated_share: float | None = None,
     ) -> "_Ensemble":
         n = min(check_count("max_draws", max_draws, at_least=1), draws.n_draws)
         overhead = _check_overhead(step_overhead_ms, draws.n_draws)
@@ -454,6 +467,7 @@ class _Ensemble:
         return cls(
             draws.take(pick),
             missing_normals(draws)[pick],
+            repeated_shares(draws, repeated_share)[pick],
             overhead[pick, None],
             check_count("n_replicates", n_replicates, at_least=1),
             np.random.default_rng(seed),
@@ -462,8 +476,14 @@ class _Ensemble:
     def total(self, steps: Points) -> Array:
         """Random time of all steps together, shape (draw, replicate)."""
         total = np.zeros((self.draws.n_draws, self.n_replicates))
+        several = steps.n_averaged.sum() > 1.0
         means = sample_means(
-            self.draws, steps, missing=self.missing, n_replicates=self.n_replicates, rng=self.rng
+            self.draws,
+            steps,
+            missing=self.missing,
+            n_replicates=self.n_replicates,
+            rng=self.rng,
+            repeated=self.repeated if several else 0.0,
         )
         for n, mean in zip(steps.n_averaged, means, strict=True):
             total += n * (mean + self.overhead)

@@ -27,7 +27,7 @@ from bayeslat.engine import (
 from bayeslat.errors import InputError
 from bayeslat.predictive import DeploymentDraws
 from bayeslat.predictive.draws import Points
-from bayeslat.predictive.sampled import missing_normals, noise_and_missing
+from bayeslat.predictive.sampled import missing_normals, noise_and_missing, repeated_shares
 
 __all__ = [
     "N_RUNS",
@@ -115,7 +115,12 @@ class ServiceObjective:
 
 
 def step_times(
-    draws: DeploymentDraws, *, max_batch_size: int, max_total_tokens: int, n_runs: int = N_RUNS
+    draws: DeploymentDraws,
+    *,
+    max_batch_size: int,
+    max_total_tokens: int,
+    n_runs: int = N_RUNS,
+    repeated_share: float | None = None,
 ) -> StepTimes:
     """Step latencies of posterior draws, as the simulator reads them.
 
@@ -127,13 +132,17 @@ def step_times(
         Largest B and S that may occur.
     n_runs : int
         Draws to take, evenly spaced; each becomes a run.
+    repeated_share : float, optional
+        Share of the noise that all steps of a run have in common; unknown where not given, see
+        `bayeslat.predictive.sampled.repeated_shares`.
 
     Notes
     -----
-    What the features of the discrepancy miss multiplies all steps of a run by
-    ``exp(missing scale x one normal)``: it is unknown, but the same whenever a step comes back.
+    What the features of the discrepancy miss, and the repeated share of the noise, multiply the
+    steps of a run by ``exp(scale x one normal)``: unknown, but the same whenever a step comes back.
     """
     kept, missing = thinned(draws, n_runs)
+    share = repeated_shares(kept, repeated_share)[:, None]
     batch, extra = nodes(1, max_batch_size), nodes(0, max_total_tokens)
     rows, columns = (
         axis.ravel().astype(float) for axis in np.meshgrid(batch, extra, indexing="ij")
@@ -141,14 +150,15 @@ def step_times(
     tokens, nothing = rows + columns, np.zeros_like(rows)
     scales = noise_and_missing(kept, Points(rows, tokens, nothing))
     far = kept.location(Points(rows, tokens, np.full_like(rows, FAR)))
-    factor = np.exp(scales.missing * missing[:, None])
+    common = np.sqrt(np.square(scales.missing) + share * np.square(scales.noise))
+    factor = np.exp(common * missing[:, None])
     shape = (kept.n_draws, batch.size, extra.size)
     return StepTimes(
         batch,
         extra,
         (scales.location * factor).reshape(shape),
         np.maximum((far - scales.location) / FAR * factor, 0.0).reshape(shape),
-        scales.noise.reshape(shape),
+        (scales.noise * np.sqrt(1.0 - share)).reshape(shape),
         kept.nu,
         kept.family,
     )
@@ -162,6 +172,7 @@ def pool_of(
     overhead: StepOverhead | None = None,
     n_replicas: int = 1,
     n_runs: int = N_RUNS,
+    repeated_share: float | None = None,
 ) -> Pool:
     """Engines of one deployment, ready to be simulated.
 
@@ -177,10 +188,16 @@ def pool_of(
         Prior of the time between steps; the default prior where not given.
     n_replicas, n_runs : int
         Engines, and posterior draws to simulate.
+    repeated_share : float, optional
+        As in `step_times`.
     """
     most = settings.most_tokens(workload)
     times = step_times(
-        draws, max_batch_size=settings.max_num_seqs, max_total_tokens=most, n_runs=n_runs
+        draws,
+        max_batch_size=settings.max_num_seqs,
+        max_total_tokens=most,
+        n_runs=n_runs,
+        repeated_share=repeated_share,
     )
     gap = (overhead or StepOverhead()).draws(times.n_runs)
     return Pool(settings, times, n_replicas, gap)
@@ -194,6 +211,7 @@ def serve(
     overhead: StepOverhead | None = None,
     n_replicas: int = 1,
     n_runs: int = N_RUNS,
+    repeated_share: float | None = None,
     fallback_ms: float | None = None,
     n_logged_steps: int = 0,
     seed: int = 0,
@@ -202,7 +220,7 @@ def serve(
 
     Parameters
     ----------
-    draws, workload, settings, overhead, n_replicas, n_runs
+    draws, workload, settings, overhead, n_replicas, n_runs, repeated_share
         As in `pool_of`.
     fallback_ms : float, optional
         Mean time of a request on a fallback server that takes those who have waited for
@@ -224,7 +242,13 @@ def serve(
         A request that the cache cannot hold, or a fallback without a patience.
     """
     pool = pool_of(
-        draws, workload, settings, overhead=overhead, n_replicas=n_replicas, n_runs=n_runs
+        draws,
+        workload,
+        settings,
+        overhead=overhead,
+        n_replicas=n_replicas,
+        n_runs=n_runs,
+        repeated_share=repeated_share,
     )
     records = simulate_pool(workload, pool, n_logged_steps=n_logged_steps, seed=seed)
     if fallback_ms is None:

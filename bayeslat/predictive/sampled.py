@@ -34,6 +34,7 @@ __all__ = [
     "expected_latency",
     "missing_normals",
     "noise_and_missing",
+    "repeated_shares",
     "sample_means",
 ]
 
@@ -245,6 +246,42 @@ def missing_normals(draws: DeploymentDraws) -> Array:
     return special.ndtri(np.clip(levels, 1e-12, 1.0 - 1e-12))
 
 
+def repeated_shares(draws: DeploymentDraws, share: float | None = None) -> Array:
+    """Share of the noise's variance that comes back in every step of a run, for each draw.
+
+    What a fit calls noise is in part new in every step, and in part what B, S and C do not tell of
+    the steps of one workload: how its lengths mix, where its context lies, a neighbour on the host.
+    That part is the same in all steps of a run and does not average out over them. A log does not
+    tell the two apart, so the share is unknown: uniform between zero and one.
+
+    Parameters
+    ----------
+    draws : DeploymentDraws
+        Posterior draws of the deployment.
+    share : float, optional
+        The share where it is known, from 0 (all noise is new in every step) to 1.
+
+    Returns
+    -------
+    array, shape (draw,)
+        Stratified uniforms in an order that depends on the deployment and nothing else.
+
+    Raises
+    ------
+    InputError
+        If `share` is not in [0, 1].
+    """
+    if share is not None:
+        if not 0.0 <= share <= 1.0:
+            raise InputError(
+                f"got repeated_share={share}, expected a share from 0 to 1; leave it out where it"
+                " is not known"
+            )
+        return np.full(draws.n_draws, float(share))
+    rng = np.random.default_rng(crc32(b"repeated " + draws.deployment.label.encode()))
+    return (rng.permutation(draws.n_draws) + rng.random(draws.n_draws)) / draws.n_draws
+
+
 def expected_latency(draws: DeploymentDraws, points: Points, *, missing: Array) -> Array:
     """Mean latency of a step in each draw, shape (draw, point), in milliseconds.
 
@@ -271,6 +308,7 @@ def sample_means(
     missing: Array,
     n_replicates: int,
     rng: np.random.Generator,
+    repeated: Array | float = 0.0,
 ) -> Iterator[Array]:
     """Random means over the `n_averaged` steps of each point, one matrix a point.
 
@@ -286,6 +324,8 @@ def sample_means(
         Columns of a matrix.
     rng : Generator
         Of the noise.
+    repeated : array, shape (draw,), or float
+        Share of the noise that all steps have in common, from `repeated_shares`.
 
     Yields
     ------
@@ -303,7 +343,9 @@ def sample_means(
     is a lognormal of the mean's own expectation and variance (Fenton, 1960).
     """
     location, noise, missed = noise_and_missing(draws, points)
-    level = location * np.exp(missed * missing[:, None])
+    share = np.reshape(repeated, (-1, 1))
+    common = np.sqrt(np.square(missed) + share * np.square(noise))
+    level, noise = location * np.exp(common * missing[:, None]), noise * np.sqrt(1.0 - share)
     for column, n in enumerate(points.n_averaged):
         nu, centre, spread = _noise_of_mean(draws, noise[:, column, None], n)
         standard = draws.noise.standard_rvs(nu, (draws.n_draws, n_replicates), rng)

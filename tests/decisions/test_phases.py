@@ -18,12 +18,14 @@ from bayeslat.decisions.phases import (
 from bayeslat.discrepancy import Discrepancy, basis_for
 from bayeslat.errors import InputError
 from bayeslat.predictive import DeploymentDraws, LatencyDistribution, SampledDistribution
-from bayeslat.predictive.sampled import missing_normals
+from bayeslat.predictive.sampled import missing_normals, repeated_shares
 from bayeslat.schema import Deployment
 
 BASIS = basis_for(np.array([1.0, 8.0, 5.0]), np.array([1.0, 8.0, 260.0]))
 REQUEST = {"prompt_tokens": 900, "output_tokens": 60, "batch_size": 5, "chunk_tokens": 256}
 SMALL = {"n_replicates": 200}
+INDEPENDENT = {"repeated_share": 0.0}
+"""Noise that is new in every step."""
 
 
 def make_draws(n=20, *, family="normal", nu=np.inf, sigma=0.1, spread=0.1, extended=False, **fixed):
@@ -113,6 +115,7 @@ def test_prefill_is_the_sum_of_its_chunks(extended, prompt, chunk, running, cont
         chunk_tokens=chunk,
         running=running,
         running_context=context,
+        **INDEPENDENT,
     )
     steps = prefill_by_hand(prompt, chunk, running, context)
     assert len(steps) == -(-prompt // chunk)
@@ -124,7 +127,7 @@ def test_prefill_is_the_sum_of_its_chunks(extended, prompt, chunk, running, cont
 def test_decode_is_the_mean_of_steps_with_growing_context(extended, n_steps):
     draws = make_draws(extended=extended, tau_C=1e-3)
     found = time_per_output_token(
-        draws, batch_size=6, context_per_request=700.0, output_tokens=n_steps + 1
+        draws, batch_size=6, context_per_request=700.0, output_tokens=n_steps + 1, **INDEPENDENT
     )
     mean, std = sum_by_hand(draws, decode_by_hand(6, 700.0, n_steps))
     assert_normal_rows(found.samples, mean / n_steps, std / n_steps)
@@ -145,7 +148,7 @@ def test_a_request_is_simulated_step_by_step():
     prefill = run(prefill_by_hand(900, 256, 4, 901.0))
     decode = run(decode_by_hand(5, 901.0, 59))
     direct = {"ttft": prefill, "tpot": decode / 59, "e2e": prefill + decode}
-    found = request_phases(draws, **REQUEST)
+    found = request_phases(draws, **REQUEST, **INDEPENDENT)
     for name, samples in direct.items():
         answer = getattr(found, name)
         for q in (0.05, 0.5, 0.95, 0.99):
@@ -160,7 +163,7 @@ def test_a_request_is_simulated_step_by_step():
 )
 def test_groups_of_steps_answer_as_every_step_alone(monkeypatch, family, nu):
     draws = make_draws(10, family=family, nu=nu, sigma=0.3, tau_C=1e-3)
-    question = {"batch_size": 3, "context_per_request": 100.0, "output_tokens": 201}
+    question = {"batch_size": 3, "context_per_request": 100.0, "output_tokens": 201} | INDEPENDENT
     grouped = time_per_output_token(draws, **question).samples
     monkeypatch.setattr(phases, "MAX_GROUPS", 10_000)
     alone = time_per_output_token(draws, **question, seed=1).samples
@@ -201,7 +204,7 @@ def test_noise_averages_out_like_one_over_the_root_of_the_steps():
     draws = make_draws(10, tau_C=1e-12)
     spreads = [
         time_per_output_token(
-            draws, batch_size=4, context_per_request=500.0, output_tokens=n + 1
+            draws, batch_size=4, context_per_request=500.0, output_tokens=n + 1, **INDEPENDENT
         ).samples.std(axis=1)
         for n in (1, 100, 10_000)
     ]
@@ -211,7 +214,7 @@ def test_noise_averages_out_like_one_over_the_root_of_the_steps():
 
 def test_what_is_missed_does_not_average_out():
     one = make_draws(extended=True).take([0] * 400)
-    far = {"batch_size": 3_000, "context_per_request": 10.0}
+    far = {"batch_size": 3_000, "context_per_request": 10.0} | INDEPENDENT
     relative = []
     for n in (2, 100_000):
         samples = time_per_output_token(one, **far, output_tokens=n, **SMALL).samples
@@ -222,9 +225,34 @@ def test_what_is_missed_does_not_average_out():
     assert relative == pytest.approx([0.2, 0.2], rel=4.0 / math.sqrt(2.0 * 400))
     assert samples.std(axis=1).max() < 2e-3 * rows.mean()
     near = time_per_output_token(
-        one, batch_size=8, context_per_request=10.0, output_tokens=1_000, **SMALL
+        one, batch_size=8, context_per_request=10.0, output_tokens=1_000, **SMALL, **INDEPENDENT
     )
     assert near.samples.mean(axis=1).std() < 0.05 * near.mean()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_repeated_share_of_the_noise_does_not_average_out(share):
+    draws = make_draws(spread=0.0, sigma=0.1, tau_C=1e-12).take([0] * 400)
+    question = {"batch_size": 4, "context_per_request": 500.0, "output_tokens": 10_001}
+    samples = time_per_output_token(draws, **question, **SMALL, repeated_share=share).samples
+    sigma, rows = draws.sigma[0], np.log(samples.mean(axis=1))
+    assert rows.std() == pytest.approx(sigma * math.sqrt(share), rel=4 / math.sqrt(800), abs=1e-3)
+    within = (samples.std(axis=1) / samples.mean(axis=1)).mean()
+    assert within == pytest.approx(sigma * math.sqrt(1.0 - share) / 100.0, rel=0.05, abs=1e-9)
+
+
+def test_the_repeated_share_is_unknown_unless_stated():
+    draws = make_draws(200)
+    shares = np.sort(repeated_shares(draws))
+    assert (np.abs(shares - (np.arange(200) + 0.5) / 200) <= 0.5 / 200).all()
+    assert (repeated_shares(draws, 0.25) == 0.25).all()
+    single = {"prompt_tokens": 300, **SMALL}
+    np.testing.assert_array_equal(
+        prefill_time(draws, **single).samples, prefill_time(draws, **single, **INDEPENDENT).samples
+    )
+    for wrong in (-0.1, 1.1, math.nan):
+        with pytest.raises(InputError, match="repeated_share"):
+            prefill_time(draws, **single, repeated_share=wrong)
 
 
 def test_answers_to_different_questions_are_joint_in_what_is_missed():
@@ -244,7 +272,7 @@ def test_credible_intervals_are_those_of_the_draws_own_answers():
     steps = decode_by_hand(6, 700.0, 99)
     mean, std = sum_by_hand(draws, steps)
     answer = time_per_output_token(
-        draws, batch_size=6, context_per_request=700.0, output_tokens=100
+        draws, batch_size=6, context_per_request=700.0, output_tokens=100, **INDEPENDENT
     ).mean(credible=0.8)
     error = 4.0 * std.max() / 99 / math.sqrt(1_000)
     expected = (mean.mean(), *np.quantile(mean, [0.1, 0.9]))
