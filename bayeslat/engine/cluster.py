@@ -112,7 +112,17 @@ def simulate_pool(
         Steps of the first replica to keep.
     seed : int
         Seed of the noise.
+
+    Raises
+    ------
+    InputError
+        A closed loop before several replicas, and what `simulate_engine` refuses.
     """
+    if workload.users and pool.n_replicas > 1:
+        raise InputError(
+            f"got a closed loop before {pool.n_replicas} replicas, expected one engine; divide the"
+            " users between engines yourself"
+        )
 
     def serve(part: NDArray[np.int64], seed: Seed) -> ServingRecords:
         return simulate_engine(
@@ -159,8 +169,13 @@ def simulate_disaggregated(
     Raises
     ------
     InputError
-        Pools of different numbers of runs.
+        Pools of different numbers of runs, or a closed loop.
     """
+    if workload.users:
+        raise InputError(
+            "got a closed loop with prefill and decode apart, expected given arrivals; make the"
+            " workload with Workload.poisson or from a trace"
+        )
     if prefill.step_times.n_runs != decode.step_times.n_runs:
         raise InputError(
             f"got {prefill.step_times.n_runs} runs of prefill and {decode.step_times.n_runs} of"

@@ -6,7 +6,11 @@ sequences and KV blocks last. A prompt that exceeds what is left of the budget i
 chunks. Where a running request finds no free block, the one admitted last is preempted: it loses
 its cache, goes back to the head of the queue and recomputes what it had. With static batching a
 batch is formed when the engine is empty and kept until its last request has ended; requests that
-have ended go on taking a place in the step.
+have ended go on taking a place in the step. With separate prefills a step computes either prompts
+or further tokens: running requests pause while prompts are admitted.
+
+Arrivals are given, or those of a closed loop: then every request that ends brings the next one,
+after a time to think.
 
 Arguments that the compiled functions share:
 
@@ -15,8 +19,8 @@ Arguments that the compiled functions share:
 * `queue`, shape (2, request): in its first row the requests that run, in the order of admission, in
   its second those that were preempted, the next one last;
 * `new`, shape (request,): tokens that each place of the running ones computes in this step;
-* `state`: the counters N_RUNNING to LEFT;
-* `limits`: the settings MAX_RUNNING to STATIC.
+* `state`: the counters N_RUNNING to KNOWN, the last being the requests whose arrival is known;
+* `limits`: the settings MAX_RUNNING to SEPARATE.
 
 All of it is one module because numba's cache on disk does not notice changes of what a function
 calls in another.
@@ -72,8 +76,8 @@ TOTALS: Final = (
 ) = range(10)
 
 PROMPT, OUTPUT, COMPUTED, GENERATED, N_COUNTS = range(5)
-N_RUNNING, N_RETURNED, NEXT, ENDED, FREE, LEFT, PREEMPTED, N_STATE = range(8)
-MAX_RUNNING, BUDGET, LARGEST_CHUNK, BLOCK, CAPACITY, STATIC, N_LIMITS = range(7)
+N_RUNNING, N_RETURNED, NEXT, ENDED, FREE, LEFT, PREEMPTED, KNOWN, N_STATE = range(9)
+MAX_RUNNING, BUDGET, LARGEST_CHUNK, BLOCK, CAPACITY, STATIC, SEPARATE, N_LIMITS = range(8)
 """LARGEST_CHUNK is 0 where a prompt is computed in one step; CAPACITY counts blocks."""
 
 FIRST_GAP_MS: Final = 0.01
@@ -132,6 +136,14 @@ def _gap_cell(gap):
 def _blocks(tokens, block_size):
     """Blocks of KV cache that hold this many positions."""
     return (tokens + block_size - 1) // block_size
+
+
+@_compiled
+def _follow(arrival, state, think, now):
+    """In a closed loop whoever has an answer asks again."""
+    if state[KNOWN] < arrival.size:
+        arrival[state[KNOWN]] = now + think
+        state[KNOWN] += 1
 
 
 @_compiled
@@ -245,6 +257,21 @@ def _step_size(requests, queue, new, n_running):
 
 
 @_compiled
+def _schedule(arrival, requests, queue, new, limits, state, totals, times, now):
+    """Decide what the step computes."""
+    state[LEFT], state[PREEMPTED] = limits[BUDGET], 0
+    if limits[SEPARATE]:
+        before = state[N_RUNNING]
+        new[:before] = 0
+        _admit(arrival, requests, queue, new, limits, state, times, now)
+        if state[N_RUNNING] == before:
+            _serve_running(requests, queue, new, limits, state, totals)
+    else:
+        _serve_running(requests, queue, new, limits, state, totals)
+        _admit(arrival, requests, queue, new, limits, state, times, now)
+
+
+@_compiled
 def _emit(i, requests, times, last_token, gaps, held, now):
     """A request's next token; `held` remembers the last gap, which most requests share."""
     requests[GENERATED, i] += 1
@@ -261,7 +288,9 @@ def _emit(i, requests, times, last_token, gaps, held, now):
 
 
 @_compiled
-def _collect(requests, queue, new, limits, state, totals, times, last_token, gaps, held, now):
+def _collect(
+    requests, queue, new, limits, state, totals, times, think, last_token, gaps, held, now
+):
     """Tokens that the step has brought, and the requests that end with it."""
     kept, n_ended, n_running = 0, 0, state[N_RUNNING]
     for position in range(n_running):
@@ -274,6 +303,7 @@ def _collect(requests, queue, new, limits, state, totals, times, last_token, gap
             if requests[COMPUTED, i] == requests[PROMPT, i] + requests[GENERATED, i]:
                 _emit(i, requests, times, last_token, gaps, held, now)
             if requests[GENERATED, i] == requests[OUTPUT, i]:
+                _follow(times[ARRIVAL], state, think, now)
                 state[ENDED] += 1
                 n_ended += 1
                 if not limits[STATIC]:
@@ -287,10 +317,11 @@ def _collect(requests, queue, new, limits, state, totals, times, last_token, gap
 
 
 @_compiled
-def _leave(arrival, patience, state, times, now):
+def _leave(arrival, patience, think, state, times, now):
     """Requests that have waited too long are gone before the step begins."""
     while state[NEXT] < arrival.size and arrival[state[NEXT]] + patience < now:
         times[OVERFLOWED, state[NEXT]] = arrival[state[NEXT]] + patience
+        _follow(arrival, state, think, times[OVERFLOWED, state[NEXT]])
         state[NEXT] += 1
         state[ENDED] += 1
 
@@ -309,20 +340,22 @@ def _account(totals, limits, state, took, now):
 
 @_compiled
 def run_engine(
-    arrival, requests, limits, patience, overhead, tables, rows, columns, family, nu, rng, times,
-    gaps, log,
+    requests, limits, known, think, patience, overhead, tables, rows, columns, family, nu, rng,
+    times, gaps, log,
 ):  # fmt: skip
     """Run the engine until every request has ended or left; fills `times`, `gaps` and `log`.
 
     Parameters
     ----------
-    arrival : array, shape (request,)
-        Milliseconds, ascending.
     requests : integer array, shape (N_COUNTS, request)
         Prompts and outputs, at least one token each; the rest zero, or the prompt and one where
         another engine has computed the prompt and the first token.
     limits : integer array, shape (N_LIMITS,)
         See the module's text.
+    known : int
+        Requests whose arrival is given; each that ends makes the arrival of one more known.
+    think : float
+        Milliseconds from the end of a request to the arrival that it brings.
     patience : float
         Milliseconds after which a request that still waits leaves; infinite for never.
     overhead : float
@@ -337,8 +370,8 @@ def run_engine(
     rng : Generator
         Of the noise.
     times : array, shape (N_TIMES, request)
-        The arrivals, and the first token where it came from elsewhere; NaN where something has not
-        happened, or never does.
+        The arrivals, ascending, infinite where they are not known yet; the first token where it
+        came from elsewhere; NaN where something has not happened, or never does.
     gaps : integer array, shape (N_GAPS,)
         Counts of gaps between successive tokens of a request.
     log : array, shape (5, step)
@@ -349,18 +382,16 @@ def run_engine(
     array, shape (N_TOTALS,)
         See `TOTALS`.
     """
-    totals, state = np.zeros(N_TOTALS), np.zeros(N_STATE, np.int64)
+    arrival, totals, state = times[ARRIVAL], np.zeros(N_TOTALS), np.zeros(N_STATE, np.int64)
     queue = np.empty((2, arrival.size), np.int64)
     new, last_token = np.zeros(limits[MAX_RUNNING], np.int64), times[FIRST].copy()
     held, now, n_steps = np.array([-1.0, 0.0]), 0.0, 0
-    state[FREE] = limits[CAPACITY]
+    state[FREE], state[KNOWN] = limits[CAPACITY], known
     while state[ENDED] < arrival.size:
         if state[N_RUNNING] + state[N_RETURNED] == 0 and state[NEXT] < arrival.size:
             now = max(now, arrival[state[NEXT]])
-        _leave(arrival, patience, state, times, now)
-        state[LEFT], state[PREEMPTED] = limits[BUDGET], 0
-        _serve_running(requests, queue, new, limits, state, totals)
-        _admit(arrival, requests, queue, new, limits, state, times, now)
+        _leave(arrival, patience, think, state, times, now)
+        _schedule(arrival, requests, queue, new, limits, state, totals, times, now)
         if state[N_RUNNING] == 0:
             continue
         size = _step_size(requests, queue, new, state[N_RUNNING])
@@ -371,5 +402,7 @@ def run_engine(
         n_steps += 1
         now += took + overhead
         _account(totals, limits, state, took + overhead, now)
-        _collect(requests, queue, new, limits, state, totals, times, last_token, gaps, held, now)
+        _collect(
+            requests, queue, new, limits, state, totals, times, think, last_token, gaps, held, now
+        )
     return totals

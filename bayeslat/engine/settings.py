@@ -37,6 +37,9 @@ class EngineSettings:
         Positions of a KV block.
     batching : {"continuous", "static"}
         Whether requests join and leave at every step, or a batch is kept until its last has ended.
+    mixed_steps : bool
+        Whether a step may compute prompts and further tokens together. Without, running requests
+        pause while prompts are computed, whole, as in the first schedulers of TGI and vLLM.
     patience_ms : float, optional
         A request that has waited that long leaves, for a fallback server or for good.
 
@@ -53,6 +56,7 @@ class EngineSettings:
     kv_capacity_tokens: int | None = None
     block_size: int = 16
     batching: Literal["continuous", "static"] = "continuous"
+    mixed_steps: bool = True
     patience_ms: float | None = None
 
     def __post_init__(self) -> None:
@@ -68,6 +72,11 @@ class EngineSettings:
             _check_whole("kv_capacity_tokens", self.kv_capacity_tokens, at_least=self.block_size)
         if self.batching not in ("continuous", "static"):
             raise InputError(f"got batching={self.batching!r}, expected 'continuous' or 'static'")
+        if not self.mixed_steps and (self.chunked_prefill or self.batching == "static"):
+            raise InputError(
+                "got mixed_steps=False with chunked prefill or static batching, expected"
+                " chunked_prefill=False and continuous batching; a chunk shares its step"
+            )
         if self.patience_ms is not None and not self.patience_ms >= 0.0:
             raise InputError(
                 f"got patience_ms={self.patience_ms}, expected milliseconds of at least 0; leave it"
@@ -91,6 +100,7 @@ class EngineSettings:
         limits[kernel.BLOCK] = self.block_size
         limits[kernel.CAPACITY] = self.capacity_blocks
         limits[kernel.STATIC] = self.batching == "static"
+        limits[kernel.SEPARATE] = not self.mixed_steps
         return limits
 
     def most_tokens(self, workload: Workload) -> int:

@@ -96,12 +96,15 @@ def simulate_engine(
         requests[kernel.PROMPT] = served.prompt_tokens
         requests[kernel.OUTPUT] = served.output_tokens
         times[run, kernel.ARRIVAL] = served.arrival_ms
+        if served.users:
+            times[run, kernel.ARRIVAL, served.users :] = np.inf
         if first_token_ms is not None:
             requests[kernel.COMPUTED], requests[kernel.GENERATED] = served.prompt_tokens, 1
             times[run, kernel.FIRST] = first_token_ms[run]
         totals[run] = kernel.run_engine(
-            served.arrival_ms, requests, limits, patience, overhead[run], step_times.tables(run),
-            rows, columns, _FAMILY[step_times.family], step_times.nu[run], generators[run],
+            requests, limits, served.users or n_requests, served.think_ms, patience,
+            overhead[run], step_times.tables(run), rows, columns, _FAMILY[step_times.family],
+            step_times.nu[run], generators[run],
             times[run], gaps[run], logs[run],
         )  # fmt: skip
 

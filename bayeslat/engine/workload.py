@@ -37,6 +37,11 @@ class Workload:
         Milliseconds, ascending, not negative.
     prompt_tokens, output_tokens : integer arrays, shape (request,)
         At least one each.
+    users : int
+        0 where arrivals are given. Else a closed loop: so many users, each with one request at a
+        time, take the requests in their order; arrivals but the first `users` are not looked at.
+    think_ms : float
+        In a closed loop the time between an answer and the user's next request.
 
     Raises
     ------
@@ -47,6 +52,8 @@ class Workload:
     arrival_ms: NDArray[Any]
     prompt_tokens: NDArray[Any]
     output_tokens: NDArray[Any]
+    users: int = 0
+    think_ms: float = 0.0
 
     def __post_init__(self) -> None:
         arrival = np.atleast_1d(np.asarray(self.arrival_ms, dtype=float))
@@ -56,6 +63,11 @@ class Workload:
             raise InputError(
                 "got arrivals that are not finite, negative or not in order, expected ascending"
                 " milliseconds from 0 on; sort the requests by arrival"
+            )
+        if not (self.users == int(self.users) and self.users >= 0 and self.think_ms >= 0.0):
+            raise InputError(
+                f"got users={self.users} who think for {self.think_ms} ms, expected a whole number"
+                " of users and at least 0 ms; 0 users are no closed loop"
             )
         object.__setattr__(self, "arrival_ms", arrival)
         for name in ("prompt_tokens", "output_tokens"):
@@ -157,6 +169,39 @@ class Workload:
         )
 
     @classmethod
+    def closed_loop(
+        cls,
+        users: int,
+        *,
+        n: int,
+        prompt_tokens: Lengths,
+        output_tokens: Lengths,
+        think_ms: float = 0.0,
+        seed: int = 0,
+    ) -> Self:
+        """Users who each wait for their answer before they ask again; all begin at time zero.
+
+        Parameters
+        ----------
+        users, n : int
+            Users, and requests of all together.
+        prompt_tokens, output_tokens, seed
+            As in `poisson`.
+        think_ms : float
+            Time between an answer and the next request.
+
+        Raises
+        ------
+        InputError
+            Fewer users than one, or fewer requests than users.
+        """
+        if not 1 <= users <= n:
+            raise InputError(f"got {users} users with {n} requests, expected 1 <= users <= n")
+        prompts, outputs = np.random.default_rng(seed).spawn(2)
+        lengths = _lengths(prompt_tokens, prompts, n), _lengths(output_tokens, outputs, n)
+        return cls(np.zeros(n), *lengths, users, think_ms)
+
+    @classmethod
     def from_trace(cls, trace: pd.DataFrame | str | Path) -> Self:
         """Recorded arrivals.
 
@@ -200,8 +245,11 @@ class Workload:
 
     def select(self, where: Any) -> Self:
         """The requests of a mask or of ascending indices."""
-        return type(self)(
-            self.arrival_ms[where], self.prompt_tokens[where], self.output_tokens[where]
+        return replace(
+            self,
+            arrival_ms=self.arrival_ms[where],
+            prompt_tokens=self.prompt_tokens[where],
+            output_tokens=self.output_tokens[where],
         )
 
 

@@ -96,6 +96,15 @@ def test_fallback_serves_in_turn(linear_times):
     np.testing.assert_array_equal(random.ttft_ms[:, gone], random.e2e_ms[:, gone])
 
 
+def test_closed_loops_are_refused_before_several_engines(linear_times):
+    served = Workload.closed_loop(2, n=4, prompt_tokens=1, output_tokens=2)
+    pool = Pool(SETTINGS, linear_times(), n_replicas=2)
+    with pytest.raises(InputError, match="closed loop"):
+        simulate_pool(served, pool)
+    with pytest.raises(InputError, match="closed loop"):
+        simulate_disaggregated(served, pool, pool, Transfer(1.0, 1.0))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -87,6 +87,15 @@ def frame(**columns):
             lambda: Workload.bursty(1.0, variability=-1, n=1, prompt_tokens=1, output_tokens=1),
             "variability=-1",
         ),
+        (
+            lambda: Workload.closed_loop(3, n=2, prompt_tokens=1, output_tokens=1),
+            "3 users with 2 requests",
+        ),
+        (lambda: Workload([0.0], [1], [1], users=1, think_ms=-1.0), "think for -1"),
+        (
+            lambda: Workload.closed_loop(2, n=2, prompt_tokens=1, output_tokens=1).at_rate(1.0),
+            "all arrive at once",
+        ),
         (lambda: Workload.from_trace(frame().iloc[:0]), "without rows"),
         (lambda: Workload.from_trace(frame().drop(columns="arrival_s")), "arrival_ms or arrival_s"),
         (

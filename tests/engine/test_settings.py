@@ -15,6 +15,7 @@ from bayeslat.errors import InputError
         {"block_size": 0},
         {"long_prefill_token_threshold": -1},
         {"batching": "dynamic"},
+        {"mixed_steps": False},
         {"patience_ms": -1.0},
         {"patience_ms": np.nan},
     ],

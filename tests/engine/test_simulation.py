@@ -245,3 +245,38 @@ def test_workloads_of_runs_must_match_the_runs(linear_times):
     settings = EngineSettings(max_num_seqs=8, max_num_batched_tokens=64)
     with pytest.raises(InputError, match="one for each run"):
         simulate_engine([workload(), workload(1)], settings, linear_times())
+
+
+def test_separate_prefills_pause_the_others(linear_times):
+    served = Workload([0.0, 4.0], [10, 20], [4, 2])
+    settings = EngineSettings(
+        max_num_seqs=8, max_num_batched_tokens=64, chunked_prefill=False, mixed_steps=False
+    )
+    records = simulate_engine(served, settings, linear_times(context=0.0), n_logged_steps=20)
+    log = records.step_log()
+    # A prompt, a token, the second prompt alone, then both, then who is left.
+    assert log.total_tokens.tolist() == [10, 1, 20, 2, 1]
+    assert log.batch_size.tolist() == [1, 1, 1, 2, 1]
+
+
+def test_a_closed_loop_keeps_its_users_busy(linear_times):
+    served = Workload.closed_loop(
+        5, n=200, prompt_tokens=[5, 9], output_tokens=[3, 8], think_ms=7.0
+    )
+    settings = EngineSettings(max_num_seqs=64, max_num_batched_tokens=1024)
+    records = simulate_engine(served, settings, linear_times())
+    arrival, finish = records.arrival_ms[0], np.sort(records.finish_ms[0])
+    assert (arrival[:5] == 0.0).all()
+    # The k-th answer brings the (k + users)-th request.
+    np.testing.assert_allclose(arrival[5:], finish[:195] + 7.0)
+    away = (arrival[:, None] <= arrival) & (records.finish_ms[0][:, None] > arrival)
+    assert away.sum(axis=0).max() <= 5
+    assert records.running().value <= 5.0
+
+
+def test_a_closed_loop_obeys_littles_law(linear_times):
+    served = Workload.closed_loop(8, n=4_000, prompt_tokens=10, output_tokens=5, think_ms=20.0)
+    settings = EngineSettings(max_num_seqs=2, max_num_batched_tokens=64)
+    records = simulate_engine(served, settings, linear_times())
+    rate = records.n_requests / (1e3 * records.duration_s[0])
+    assert rate * (records.e2e_ms.mean() + 20.0) == pytest.approx(8.0, rel=0.01)
