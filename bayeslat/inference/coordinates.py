@@ -25,7 +25,7 @@ __all__ = ["SHARES", "STRAIGHTENED", "Coordinates"]
 
 type Array = NDArray[np.float64]
 
-STRAIGHTENED: Final = ("tau_B", "tau_B_prefill", "tau_C", "tau_C_prefill", "gamma_B", "gamma_S")
+STRAIGHTENED: Final = ("tau_B", "tau_B_prefill", "tau_C", "gamma_B", "gamma_S")
 """Quantities of additive terms that may be nearly zero."""
 
 SHARES: Final = ("floor_share",)

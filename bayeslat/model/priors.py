@@ -185,11 +185,6 @@ def _per_request(median: float) -> Prior:
     )
 
 
-def _per_position(median: float) -> Prior:
-    """What one more attended position costs: its bytes over the bandwidth."""
-    return Prior(median, 0.8, {"bandwidth": -0.9, "kv": 0.9, "tp": -0.9})
-
-
 DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
     {
         # 2 x 7e9 FLOPs a token at 312 TFLOP/s and 40 % utilisation are 0.11 ms a token. A share of
@@ -210,7 +205,7 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         # Per-request work outside the matrix products: attention launches, sampling, bookkeeping.
         "tau_B": _per_request(0.05),
         # One position's KV cache over the bandwidth: 512 KiB / 2.04 TB/s = 2.6e-4 ms.
-        "tau_C": _per_position(3e-4),
+        "tau_C": Prior(3e-4, 0.8, {"bandwidth": -0.9, "kv": 0.9, "tp": -0.9}),
         # Interference of a mixed step: one per mille per request, 1e-5 per token.
         "gamma_B": Prior(1e-3, 1.0),
         "gamma_S": Prior(1e-5, 1.0),
@@ -221,7 +216,9 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         # A prefill begins requests: it admits them and maps their memory.
         "tau_B_prefill": _per_request(0.08),
         # Beside a prefill attention runs in other kernels, and a prompt attends with every token.
-        "tau_C_prefill": _per_position(5e-4),
+        # A ratio and no cost of its own: where prefills attend to nothing but themselves only the
+        # decodes tell what a position costs, and a free cost would take over part of the slope.
+        "r_C": _held(1.5, 0.5),
     }
 )
 """Default prior of every pooled quantity."""

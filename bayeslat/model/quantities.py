@@ -7,9 +7,8 @@ each splits in two. Deployments are therefore pooled in these quantities. With a
     floor  F = tau_0 + a / k_S    tau_0 = g F      a / k_S = (1 - g) F
     overhead = w_0 / w_1, in tokens
     tau_B_prefill = tau_B r_B, what a request costs in a prefill
-    tau_C_prefill = tau_C r_C, what an attended position costs in a step with a prefill
 
-in logarithms of slope, floor, overhead and the two last, and logits of the shares f and g; every
+in logarithms of slope, floor, overhead and tau_B_prefill and logits of the shares f and g; every
 other parameter in its own logarithm. The map is a bijection of the formula's parameters once w_1 is
 fixed, and the quantities are those that datasheets predict: latency of large steps follows the
 slope, that of small ones the floor.
@@ -37,7 +36,7 @@ QUANTITY_OF: Final = {
     "m_S": "m_S",
     "r_F": "r_F",
     "r_B": "tau_B_prefill",
-    "r_C": "tau_C_prefill",
+    "r_C": "r_C",
 }
 """The pooled quantity that stands in the place of each free parameter."""
 
@@ -58,7 +57,7 @@ QUANTITY_UNITS: Final = {
     "m_S": "1",
     "r_F": "1",
     "tau_B_prefill": "ms/request",
-    "tau_C_prefill": "ms/position",
+    "r_C": "1",
 }
 """Unit of each quantity."""
 
@@ -102,9 +101,8 @@ def to_parameters(
     for name, quantity in QUANTITY_OF.items():
         if name == quantity and quantity in quantities:
             parameters[name] = xp.exp(quantities[quantity])
-    for ratio, name in (("r_B", "tau_B"), ("r_C", "tau_C")):
-        if QUANTITY_OF[ratio] in quantities:
-            parameters[ratio] = xp.exp(quantities[QUANTITY_OF[ratio]] - quantities[name])
+    if "tau_B_prefill" in quantities:
+        parameters["r_B"] = xp.exp(quantities["tau_B_prefill"] - quantities["tau_B"])
     return parameters
 
 

@@ -56,8 +56,6 @@ def written_out(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         found["overhead"] = np.log(values["w_0"] / values["w_1"])
     if "r_B" in values:
         found["tau_B_prefill"] = np.log(values["tau_B"] * values["r_B"])
-    if "r_C" in values:
-        found["tau_C_prefill"] = np.log(values["tau_C"] * values["r_C"])
     same = [name for name, quantity in QUANTITY_OF.items() if name == quantity]
     return found | {name: np.log(values[name]) for name in same if name in values}
 
