@@ -50,7 +50,7 @@ def likelihood_of_rows(steps: bl.Observations, spec: ModelSpec, values: dict, ba
         parameters_of_rows(steps, spec, values["quantities"]), B, S, steps.context_tokens
     )
     h, slopes = 1.0 - B / S, values["log_sigma_slopes"][:, rows]
-    log_sigma = values["log_sigma"][rows] + h * slopes[0]
+    log_sigma = values["log_sigma"][rows] + (S > B) * slopes[0]
     log_sigma += (1.0 - h) * np.log(S / 16.0) * slopes[1] + h * np.log(S / 512.0) * slopes[2]
     variance = np.exp(2.0 * log_sigma) / steps.n_averaged
     if basis is not None:
