@@ -83,7 +83,7 @@ def brute_extended(draws, b, s, c, sla_ms):
     mu = saturation.latency(draws.parameters, b, s, c)
     mu = mu * np.exp(draws.discrepancy.weights @ features)
     h = 1.0 - b / s
-    noise = np.array([h, (1.0 - h) * np.log(s / 16.0), h * np.log(s / 512.0)])
+    noise = np.array([s > b, (1.0 - h) * np.log(s / 16.0), h * np.log(s / 512.0)])
     variance = (draws.sigma * np.exp(draws.slopes @ noise)) ** 2
     variance = variance + (1.0 - features @ features) * draws.discrepancy.scale**2
     return special.stdtr(draws.nu, (1 - sla_ms / mu) / np.sqrt(variance))

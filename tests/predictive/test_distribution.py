@@ -60,7 +60,7 @@ def located(draws, step=STEP, n_averaged=1.0):
     share = 1.0 - batch / tokens
     slopes = np.zeros((draws.n_draws, 3)) if draws.slopes is None else draws.slopes
     decode, prefill = (1.0 - share) * np.log(tokens / 16.0), share * np.log(tokens / 512.0)
-    variance = (draws.sigma * np.exp(slopes @ [share, decode, prefill])) ** 2 / n_averaged
+    variance = (draws.sigma * np.exp(slopes @ [tokens > batch, decode, prefill])) ** 2 / n_averaged
     if draws.discrepancy is not None:
         basis = draws.discrepancy.basis
         features = basis.features(np.array([batch]), np.array([tokens]))[0]
