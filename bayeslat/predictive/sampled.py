@@ -31,6 +31,7 @@ from bayeslat.predictive.estimate import Estimate, check_probability, estimate
 __all__ = [
     "SampledDistribution",
     "StepScales",
+    "divided",
     "expected_latency",
     "missing_normals",
     "noise_and_missing",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 type Array = NDArray[np.float64]
+
+LEAST_NU: Final = 3.0
+"""Degrees of freedom that fits do not go below."""
 
 RANK_SLACK: Final = 1e-9
 """Keeps the rank of 0.9 among 1,000 samples at 900 whatever the rounding of the product."""
@@ -282,6 +286,31 @@ def repeated_shares(draws: DeploymentDraws, share: float | None = None) -> Array
     return (rng.permutation(draws.n_draws) + rng.random(draws.n_draws)) / draws.n_draws
 
 
+def divided(draws: DeploymentDraws, points: Points, share: Any) -> StepScales:
+    """`noise_and_missing` with the repeated share of the noise moved to what steps have in common.
+
+    Parameters
+    ----------
+    draws, points : DeploymentDraws, Points
+        Posterior draws, and the design points.
+    share : array, shape (draw,), or float
+        Share of the noise's variance that comes back, from `repeated_shares`. The variance of
+        Student-t noise is nu / (nu - 2) times its squared scale, with nu taken as no less than
+        `LEAST_NU`, below which it grows without bound.
+
+    Returns
+    -------
+    StepScales
+        ``noise`` is the scale of what is new in every step, ``missing`` the standard deviation of
+        all that is the same.
+    """
+    location, noise, missing = noise_and_missing(draws, points)
+    part, nu = np.reshape(share, (-1, 1)), np.maximum(draws.nu, LEAST_NU)[:, None]
+    heavy = np.where(np.isfinite(nu), nu / np.where(np.isfinite(nu), nu - 2.0, 1.0), 1.0)
+    common = np.sqrt(np.square(missing) + part * heavy * np.square(noise))
+    return StepScales(location, noise * np.sqrt(1.0 - part), common)
+
+
 def expected_latency(draws: DeploymentDraws, points: Points, *, missing: Array) -> Array:
     """Mean latency of a step in each draw, shape (draw, point), in milliseconds.
 
@@ -342,10 +371,8 @@ def sample_means(
     tails: for nu = 5 the standard deviation is a quarter too small.) The mean of m lognormal steps
     is a lognormal of the mean's own expectation and variance (Fenton, 1960).
     """
-    location, noise, missed = noise_and_missing(draws, points)
-    share = np.reshape(repeated, (-1, 1))
-    common = np.sqrt(np.square(missed) + share * np.square(noise))
-    level, noise = location * np.exp(common * missing[:, None]), noise * np.sqrt(1.0 - share)
+    location, noise, common = divided(draws, points, repeated)
+    level = location * np.exp(common * missing[:, None])
     for column, n in enumerate(points.n_averaged):
         nu, centre, spread = _noise_of_mean(draws, noise[:, column, None], n)
         standard = draws.noise.standard_rvs(nu, (draws.n_draws, n_replicates), rng)

@@ -11,6 +11,7 @@ from bayeslat.predictive import DeploymentDraws, Estimate, LatencyDistribution, 
 from bayeslat.predictive.draws import Points
 from bayeslat.predictive.sampled import (
     _noise_of_mean,
+    divided,
     expected_latency,
     missing_normals,
     noise_and_missing,
@@ -359,3 +360,17 @@ def test_expected_latency_is_the_mean_given_the_draw(family, nu):
     draws = make_draws(family=family, nu=nu)
     found = expected_latency(draws, POINTS, missing=missing_normals(draws))
     np.testing.assert_allclose(found, moments_of_means(draws, POINTS, 1.0)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("nu", [3.0, 6.0, np.inf])
+def test_dividing_the_noise_keeps_its_variance(share, nu):
+    draws = replace(make_draws(), nu=np.full(make_draws().n_draws, nu))
+    points = Points(np.array([1.0, 8.0]), np.array([1.0, 600.0]), np.array([10.0, 5e3]))
+    whole, parts = noise_and_missing(draws, points), divided(draws, points, share)
+    heavy = nu / (nu - 2.0) if np.isfinite(nu) else 1.0
+    total = np.square(whole.missing) + heavy * np.square(whole.noise)
+    np.testing.assert_allclose(
+        np.square(parts.missing) + heavy * np.square(parts.noise), total, rtol=1e-12
+    )
+    np.testing.assert_allclose(np.square(parts.noise), (1 - share) * np.square(whole.noise))

@@ -1,0 +1,60 @@
+"""Requests that a real engine served, replayed from a posterior of step times."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayeslat as bl
+
+GPU, LLM = "RTXPRO6000", "Llama-3.1-8B"
+LEVELS = (0.5, 0.9, 0.99)
+
+
+@pytest.fixture(scope="module")
+def steps(shared_data):
+    table = pd.read_csv(shared_data / "fleet_steps.csv")
+    return table[table["gpu"] == GPU].drop(columns=["source", "sm_percent", "replicate"])
+
+
+@pytest.fixture(scope="module")
+def fleet(steps):
+    return bl.fit(bl.validate_steps(steps), draws=300, seed=3, retry=False)
+
+
+@pytest.mark.slow
+def test_mixed_steps_do_not_drown_the_decodes_of_a_log(fleet, steps):
+    # One row in twenty is a decode step; the others cost more a position, and scatter more.
+    for llm in fleet.models:
+        own = steps[(steps["model"] == llm) & (steps["phase"] == "decode")]
+        latency = fleet.latency(
+            GPU, llm, batch_size=own["batch_size"], total_tokens=own["total_tokens"],
+            context_tokens=own["context_tokens"],
+        )  # fmt: skip
+        error = np.abs(latency.median() / own["latency_ms"] - 1.0)
+        assert error.mean() < 0.02
+        low, high = latency.interval(0.9)
+        assert 0.8 < own["latency_ms"].between(low, high).mean()
+
+
+@pytest.mark.slow
+def test_replayed_requests_take_as_long_as_measured(fleet, shared_data):
+    requests = pd.read_csv(shared_data / "llmservingsim_vllm_requests.csv")
+    own = requests[requests["model"].str.endswith(LLM)].sort_values("arrival_ms")
+    settings = bl.EngineSettings(max_num_seqs=128, max_num_batched_tokens=2048)
+    served = fleet.serving(GPU, LLM, settings=settings)
+    records = served.simulate(bl.Workload.from_trace(own), n_runs=100)
+    measured = {
+        "ttft_ms": own["ttft_ms"],
+        "tpot_ms": own["tpot_ms"],
+        "e2e_ms": own["last_token_ms"] - own["arrival_ms"],
+    }
+    found = {name: records.percentile(name, LEVELS) for name in measured}
+    for name, values in measured.items():
+        truth = np.quantile(values, LEVELS)
+        assert (found[name].lower <= truth).all() and (truth <= found[name].upper).all(), name
+    error = {
+        name: found[name].value / np.quantile(measured[name], LEVELS) - 1.0 for name in measured
+    }
+    assert abs(error["tpot_ms"][0]) < 0.05
+    assert abs(error["e2e_ms"][0]) < 0.10
+    assert abs(error["e2e_ms"][2]) < 0.15
