@@ -19,10 +19,9 @@ OUTPUTS = [text for language, text in BLOCKS if language == "text"]
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-def test_there_is_one_short_example_with_its_output() -> None:
-    assert len(EXAMPLES) == 1
-    assert len(OUTPUTS) == 1
-    assert len(EXAMPLES[0].strip().splitlines()) <= 12
+def test_examples_are_short_and_have_their_output() -> None:
+    assert len(EXAMPLES) == len(OUTPUTS) == 2
+    assert all(len(example.strip().splitlines()) <= 12 for example in EXAMPLES)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +31,7 @@ def test_there_is_one_short_example_with_its_output() -> None:
         ("fleet", bayeslat.FleetPosterior),
         ("new", bayeslat.FleetPosterior),
         ("latency", bayeslat.LatencyDistribution),
+        ("served", bayeslat.ServedDeployment),
     ],
 )
 def test_every_name_in_the_readme_exists(prefix: str, owner: object) -> None:
@@ -55,8 +55,8 @@ def test_every_command_in_the_readme_exists(command: str, rest: str) -> None:
 def test_example_prints_what_the_readme_shows() -> None:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(EXAMPLES[0], "README.md", "exec"), {})
-    got, shown = printed.getvalue(), OUTPUTS[0]
+        exec(compile("\n".join(EXAMPLES), "README.md", "exec"), {})
+    got, shown = printed.getvalue(), "".join(OUTPUTS)
     assert NUMBER.sub("#", got) == NUMBER.sub("#", shown)
     # Draws differ a little between machines; what they say does not.
     values = [np.array(NUMBER.findall(text), dtype=float) for text in (got, shown)]

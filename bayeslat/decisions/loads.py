@@ -33,8 +33,8 @@ type Array = NDArray[np.float64]
 PERCENTILES: Final = {"p50": 0.5, "p99": 0.99}
 CURVE_METRICS: Final = ("ttft_ms", "tpot_ms", "e2e_ms")
 FALLING_BEHIND: Final = 0.9
-"""A run falls behind where it starts to answer less than this share of what arrives in a second,
-counted over the second half of the arrivals."""
+"""A run falls behind where it starts to answer fewer than this share of the requests that arrive in
+a second, counted over the second half of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +70,20 @@ class LoadCurve:
         return kept * self.arrivals_per_s[:, None]
 
     def probability_behind(self) -> Array:
-        """Probability that requests pile up at each load, shape (load,)."""
+        """Probability that requests pile up or leave unserved at each load, shape (load,).
+
+        Told by first tokens: decode engines of their own that fall behind show in TPOT and goodput
+        only.
+        """
         rates = self.arrivals_per_s
         behind = [_falls_behind(one, r) for one, r in zip(self.records, rates, strict=True)]
         return np.array([runs.mean() for runs in behind])
 
     def max_goodput(self, *, credible: float = 0.9) -> Estimate:
-        """Largest goodput over the loads that were simulated, requests a second."""
+        """Largest goodput over the loads that were simulated, requests a second.
+
+        Each run has its largest at a load of its own.
+        """
         own = self.goodput_per_run.max(axis=0)
         return estimate(own.mean(), own, credible)
 
@@ -256,18 +263,25 @@ def compare_disaggregation(
     Raises
     ------
     InputError
-        Draws of different numbers, and what `load_curve` refuses.
+        Draws of different numbers, prefill engines that requests leave unserved, and what
+        `load_curve` refuses.
     """
     if prefill.n_draws != decode.n_draws:
         raise InputError(
             f"got {prefill.n_draws} draws of prefill and {decode.n_draws} of decode engines,"
             " expected as many; take both from one posterior"
         )
+    at_prefill = prefill_settings or settings
+    if at_prefill.patience_ms is not None:
+        raise InputError(
+            f"got prefill engines with patience_ms={at_prefill.patience_ms:g}, expected none: every"
+            " request goes on to a decode engine; give prefill_settings without it"
+        )
     loads = _loads(arrivals_per_s)
     of_prefill = pool_of(
         prefill,
         workload,
-        prefill_settings or settings,
+        at_prefill,
         overhead=overhead,
         n_replicas=n_prefill,
         n_runs=n_runs,
@@ -313,13 +327,17 @@ def _loads(arrivals_per_s: Sequence[float]) -> Array:
 
 
 def _falls_behind(records: ServingRecords, arrivals_per_s: float) -> NDArray[np.bool_]:
-    """Whether requests pile up, for each run: first tokens of the second half against arrivals."""
-    half = records.n_requests // 2
-    first = np.sort(records.arrival_ms + records.ttft_ms, axis=1)
-    with np.errstate(invalid="ignore"):
-        span = first[:, -1] - first[:, half]
+    """Whether a run answers too few of the second half of its requests, shape (run,)."""
+    n, half = records.n_requests, records.n_requests // 2
+    first = np.sort(records.arrival_ms + records.ttft_ms, axis=1)  # infinite where there is none
+    answered = np.isfinite(first).sum(axis=1)
     arrived = records.arrival_ms[:, -1] - records.arrival_ms[:, half]
-    return np.asarray(~(span * FALLING_BEHIND <= np.maximum(arrived, 1e3 / arrivals_per_s)))
+    with np.errstate(invalid="ignore"):
+        span = np.take_along_axis(first, answered[:, None] - 1, axis=1)[:, 0] - first[:, half]
+        late = (answered - 1 - half) * np.maximum(arrived, 1e3 / arrivals_per_s) < (
+            FALLING_BEHIND * (n - 1 - half) * span
+        )
+    return np.asarray(late | (answered <= half))
 
 
 def _flat(found: dict[str, Estimate]) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """Ways of batching before one server, compared over a range of loads.
 
 Requests are equal and arrive as a Poisson stream, or at recorded times stretched to each load. All
-policies and loads see the same arrivals and the same posterior draws, by event simulation
-(`bayeslat.queueing.simulate_bulk`); closed forms check it in the tests. Draws in which a policy is
-unstable count as infinite.
+policies and loads see the same arrivals, the same posterior draws and the same noise, by event
+simulation (`bayeslat.queueing.simulate_bulk`); closed forms check it in the tests. Draws in which a
+policy is unstable count as infinite.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslat import queueing
+from bayeslat.decisions.phases import check_count
 from bayeslat.decisions.services import BatchService
 from bayeslat.engine import Workload
 from bayeslat.errors import InputError
@@ -85,7 +86,8 @@ class Policy:
     fallback: Fallback | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_batch <= self.max_batch:
+        check_count("min_batch", self.min_batch, at_least=1)
+        if check_count("max_batch", self.max_batch, at_least=1) < self.min_batch:
             raise InputError(
                 f"got batches of {self.min_batch} to {self.max_batch}, expected 1 <= min_batch <="
                 " max_batch; correct the policy"
@@ -132,11 +134,11 @@ class PolicyComparison:
     percentiles : array, shape (policy, load, draw, percentile)
         Milliseconds at `PERCENTILES`; infinite in unstable draws.
     mean_batch : array, shape (policy, load, draw)
-        Mean size of a batch, over requests.
+        Mean size of the batch that a request is in; one at the fallback.
     overflow : array, shape (policy, load, draw)
         Share of requests that went to the fallback.
     unstable : array of bool, shape (policy, load, draw)
-        Whether requests pile up.
+        Whether requests pile up: in the fallback, where there is one, else before the server.
     fallback_bound_holds : array, shape (policy, load, draw)
         One where requests that overflowed kept the p99 that `bayeslat.queueing.fallback_tail_bound`
         promises, zero where they did not (overflow comes in bursts and is no Poisson stream), NaN
@@ -152,8 +154,20 @@ class PolicyComparison:
     fallback_bound_holds: Array
 
     def percentile(self, policy: int, load: int, name: str, *, credible: float = 0.9) -> Estimate:
-        """Median and interval over draws of a percentile (p50 or p99), in milliseconds."""
+        """Median and interval over draws of a percentile (p50 or p99), in milliseconds.
+
+        Parameters
+        ----------
+        policy, load : int
+            Their places in `policies` and `arrivals_per_s`.
+        name : str
+            One of `PERCENTILES`.
+        credible : float
+            Mass of the interval.
+        """
         check_probability("credible", credible)
+        if name not in PERCENTILES:
+            raise InputError(f"got percentile {name!r}, expected one of {', '.join(PERCENTILES)}")
         own = self.percentiles[policy, load, :, list(PERCENTILES).index(name)]
         tail = 0.5 * (1.0 - credible)
         levels = [0.5, tail, 1.0 - tail]
@@ -207,7 +221,8 @@ def compare_policies(
     arrivals_per_s : sequence of float
         Loads, requests a second.
     arrivals : Workload, optional
-        Recorded arrivals, stretched to each load; a Poisson stream without.
+        Recorded arrivals, stretched to each load, their lengths left aside; a Poisson stream
+        without.
     n_requests : int
         Requests of the Poisson stream.
     seed : int
@@ -216,8 +231,11 @@ def compare_policies(
     Raises
     ------
     InputError
-        Loads that are not positive, or a policy with larger batches than there are services.
+        Loads that are not positive, no policy, one with larger batches than there are services, or
+        fewer requests than two of the largest batches.
     """
+    if not policies:
+        raise InputError("got no policies, expected at least one; see standard_policies")
     loads = np.atleast_1d(np.asarray(arrivals_per_s, dtype=float))
     if loads.size == 0 or not (np.isfinite(loads) & (loads > 0.0)).all():
         raise InputError(f"got loads {loads.tolist()}, expected positive finite requests a second")
@@ -232,6 +250,11 @@ def compare_policies(
         unit = queueing.poisson_arrivals(1.0, n_requests, rng)
     else:
         unit = arrivals.at_rate(1000.0).arrival_ms
+    if unit.size < 2 * largest:  # the last of them may wait for ever, the first are a warm-up
+        raise InputError(
+            f"got {unit.size} requests, expected at least {2 * largest}, two of the largest"
+            " batches; simulate more requests"
+        )
     tasks = [
         (p, load, draw)
         for p in range(len(policies))
@@ -241,8 +264,8 @@ def compare_policies(
 
     def simulate(task: tuple[int, int, int]) -> "_Outcome":
         p, load, draw = task
-        rng = np.random.default_rng([seed, 1, draw])
-        return _simulate(service, draw, policies[p], unit, loads[load] / 1e3, rng)
+        rngs = np.random.default_rng([seed, 1, draw]).spawn(2)
+        return _simulate(service, draw, policies[p], unit, loads[load] / 1e3, rngs)
 
     with ThreadPoolExecutor(cpu_count() or 1) as pool:
         found = list(pool.map(simulate, tasks))
@@ -275,18 +298,18 @@ def _simulate(
     policy: Policy,
     unit: Array,
     per_ms: float,
-    rng: np.random.Generator,
+    rngs: Sequence[np.random.Generator],
 ) -> _Outcome:
-    """One policy at one load in one draw."""
+    """One policy at one load in one draw; generators of the services and of the fallback's."""
     fallback = policy.fallback
-    slow = None if fallback is None else rng.exponential(fallback.service_ms, unit.size)
+    slow = None if fallback is None else rngs[1].exponential(fallback.service_ms, unit.size)
     events = queueing.simulate_bulk(
         unit / per_ms,
         service.samples[draw, : policy.max_batch],
         min_batch=policy.min_batch,
         max_wait=policy.max_wait_ms,
         timer="oldest",
-        rng=rng,
+        rng=rngs[0],
         cut=np.inf if fallback is None else fallback.cut_ms,
         fallback_services=slow,
     )
@@ -309,7 +332,7 @@ def _simulate(
 def _unstable(
     service: BatchService, draw: int, policy: Policy, per_ms: float, overflow: float
 ) -> bool:
-    """Whether requests pile up: in the fallback, where there is one, else before the server."""
+    """Whether requests pile up."""
     if policy.fallback is not None:
         return per_ms * overflow * policy.fallback.service_ms >= 1.0
     # Behind a long queue every batch is full.

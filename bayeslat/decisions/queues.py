@@ -40,9 +40,10 @@ class PosteriorQueue:
     mean_wait : array, shape (draw,)
         E[W] in milliseconds, infinite in unstable draws or where E[S^2] is.
     wait, sojourn : TailBounds
-        Bounds on P(W > t) and on that of the time until the answer, for each draw.
+        Bounds on P(W > t) and on that of the time until the answer, for each draw: those of its
+        sampled services, cut at their cap.
     service : BatchService
-        The services, with the cap at which the tails cut them.
+        The services.
     """
 
     arrivals_per_s: Array
@@ -79,8 +80,9 @@ class PosteriorQueue:
     def sojourn_ppf(self, q: float, *, credible: float = 0.9) -> Estimate:
         """Quantile of the time from arrival to answer, in milliseconds.
 
-        The value is the quantile of the mixture over draws. The interval spans draws and the
-        bounds within each.
+        The value is the quantile of the mixture over draws; it is infinite where that lies beyond
+        `HORIZON` caps of a service, or more draws are unstable than 1 - q. The interval spans draws
+        and the bounds within each.
         """
         check_probability("q", q)
         middle = 0.5 * (self.sojourn.lower + self.sojourn.upper).mean(axis=0)
@@ -103,23 +105,28 @@ def posterior_queue(service: BatchService, *, arrivals_per_s: ArrayLike) -> Post
     Raises
     ------
     InputError
-        A rate that is not positive, as many rates as there are no draws, or a load of one or more
+        A rate that is not positive, rates that are not one for each draw, or a load of one or more
         in every draw.
     """
     rate = np.asarray(arrivals_per_s, dtype=float)
-    if not (np.isfinite(rate) & (rate > 0.0)).all() or rate.shape not in ((), (service.n_draws,)):
+    if rate.shape not in ((), (service.n_draws,)):
         raise InputError(
-            f"got arrivals_per_s={arrivals_per_s!r}, expected a positive finite rate, or one for"
-            f" each of {service.n_draws} draws; correct the load"
+            f"got arrivals_per_s of shape {rate.shape}, expected one rate, or one for each of"
+            f" {service.n_draws} draws of the service; correct the load"
+        )
+    if not (np.isfinite(rate) & (rate > 0.0)).all():
+        raise InputError(
+            f"got arrivals_per_s from {rate.min():g} to {rate.max():g}, expected positive finite"
+            " rates; correct the load"
         )
     per_ms = np.broadcast_to(rate, service.n_draws) / 1e3
     mean, square = service.mean[:, 0], service.second_moment[:, 0]
     utilisation = per_ms * mean
     if (utilisation >= 1.0).all():
         raise InputError(
-            f"got {rate.max():g} requests/s, a load of {utilisation.mean():.2f} or more than one in"
-            f" every draw, expected less than {service.capacity_per_draw(1).max():.3g}/s; lower the"
-            " load or serve batches"
+            f"got {rate.max():g} requests/s, a load of {utilisation.min():.2f} or more in every"
+            f" draw, expected less than {service.capacity_per_draw(1).max():.3g}/s; lower the load"
+            " or serve batches"
         )
     cap = float(service.cap_ms[0])
     grid = queueing.service_grid_from_samples(

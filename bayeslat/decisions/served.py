@@ -101,12 +101,18 @@ class ServedDeployment:
         )
 
     def chunk_tradeoff(self, **question: Any) -> chunks.ChunkTradeoff:
-        """Prefill against decode jitter; see `bayeslat.decisions.chunks.chunk_tradeoff`."""
+        """Prefill against decode jitter; see `bayeslat.decisions.chunks.chunk_tradeoff`.
+
+        The overhead is the median of its prior.
+        """
         question = {"step_overhead_ms": self.overhead.median_ms} | question
         return chunks.chunk_tradeoff(self.draws, **question)
 
     def best_chunk(self, **question: Any) -> chunks.ChunkChoice:
-        """The chunk that keeps a TPOT limit; see `bayeslat.decisions.chunks.best_chunk`."""
+        """The chunk that keeps a TPOT limit; see `bayeslat.decisions.chunks.best_chunk`.
+
+        The overhead is the median of its prior.
+        """
         question = {"step_overhead_ms": self.overhead.median_ms} | question
         return chunks.best_chunk(self.draws, **question)
 
@@ -125,10 +131,20 @@ class ServedDeployment:
         )
 
     def queue(
-        self, *, arrivals_per_s: ArrayLike, prompt_tokens: int, output_tokens: int = 1
+        self,
+        *,
+        arrivals_per_s: ArrayLike,
+        prompt_tokens: int,
+        output_tokens: int = 1,
+        **options: Any,
     ) -> queues.PosteriorQueue:
-        """Requests served one at a time; see `bayeslat.decisions.queues.posterior_queue`."""
-        service = self.batch_service(prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+        """Requests served one at a time; see `bayeslat.decisions.queues.posterior_queue`.
+
+        Further keywords are those of `batch_service`.
+        """
+        service = self.batch_service(
+            prompt_tokens=prompt_tokens, output_tokens=output_tokens, **options
+        )
         return queues.posterior_queue(service, arrivals_per_s=arrivals_per_s)
 
     def compare_policies(
@@ -144,7 +160,7 @@ class ServedDeployment:
         service = self.batch_service(
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
-            max_batch=max(policy.max_batch for policy in policies),
+            max_batch=max((policy.max_batch for policy in policies), default=1),
         )
         return compare_policies(service, policies, arrivals_per_s=arrivals_per_s, **options)
 

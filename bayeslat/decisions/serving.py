@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from bayeslat.decisions.phases import check_count
 from bayeslat.engine import (
     EngineSettings,
     Pool,
@@ -27,7 +28,7 @@ from bayeslat.engine import (
 from bayeslat.errors import InputError
 from bayeslat.predictive import DeploymentDraws
 from bayeslat.predictive.draws import Points
-from bayeslat.predictive.sampled import missing_normals, noise_and_missing, repeated_shares
+from bayeslat.predictive.sampled import divided, missing_normals, repeated_shares
 
 __all__ = [
     "N_RUNS",
@@ -142,23 +143,22 @@ def step_times(
     steps of a run by ``exp(scale x one normal)``: unknown, but the same whenever a step comes back.
     """
     kept, missing = thinned(draws, n_runs)
-    share = repeated_shares(kept, repeated_share)[:, None]
+    share = repeated_shares(kept, repeated_share)
     batch, extra = nodes(1, max_batch_size), nodes(0, max_total_tokens)
     rows, columns = (
         axis.ravel().astype(float) for axis in np.meshgrid(batch, extra, indexing="ij")
     )
     tokens, nothing = rows + columns, np.zeros_like(rows)
-    scales = noise_and_missing(kept, Points(rows, tokens, nothing))
+    location, noise, common = divided(kept, Points(rows, tokens, nothing), share)
     far = kept.location(Points(rows, tokens, np.full_like(rows, FAR)))
-    common = np.sqrt(np.square(scales.missing) + share * np.square(scales.noise))
     factor = np.exp(common * missing[:, None])
     shape = (kept.n_draws, batch.size, extra.size)
     return StepTimes(
         batch,
         extra,
-        (scales.location * factor).reshape(shape),
-        np.maximum((far - scales.location) / FAR * factor, 0.0).reshape(shape),
-        (scales.noise * np.sqrt(1.0 - share)).reshape(shape),
+        (location * factor).reshape(shape),
+        np.maximum((far - location) / FAR * factor, 0.0).reshape(shape),
+        noise.reshape(shape),
         kept.nu,
         kept.family,
     )
@@ -241,6 +241,11 @@ def serve(
     InputError
         A request that the cache cannot hold, or a fallback without a patience.
     """
+    if fallback_ms is not None and settings.patience_ms is None:
+        raise InputError(
+            "got a fallback without a patience, expected EngineSettings(patience_ms=...): when a"
+            " waiting request leaves for it"
+        )
     pool = pool_of(
         draws,
         workload,
@@ -253,18 +258,12 @@ def serve(
     records = simulate_pool(workload, pool, n_logged_steps=n_logged_steps, seed=seed)
     if fallback_ms is None:
         return records
-    if settings.patience_ms is None:
-        raise InputError(
-            "got a fallback without a patience, expected EngineSettings(patience_ms=...): when a"
-            " waiting request leaves for it"
-        )
     return serve_overflow(records, fallback_ms, seed=seed + 1)
 
 
 def thinned(draws: DeploymentDraws, n_runs: int) -> tuple[DeploymentDraws, Array]:
     """At most `n_runs` draws with their normals of what the features miss."""
-    if n_runs != int(n_runs) or n_runs < 1:
-        raise InputError(f"got n_runs={n_runs}, expected a whole number of at least 1")
+    n_runs = check_count("n_runs", n_runs, at_least=1)
     missing = missing_normals(draws)
     if draws.n_draws <= n_runs:
         return draws, missing
