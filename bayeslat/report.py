@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 
 from bayeslat import plots
 from bayeslat.checks import PredictionScores, predict_rows, prior_predictive, score_predictions
-from bayeslat.decisions import FeasibleRegion
+from bayeslat.decisions import FeasibleRegion, ServedDeployment, ServiceObjective, StepOverhead
+from bayeslat.engine import Workload
 from bayeslat.errors import InputError
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations, Quarantine
 from bayeslat.observations.files import replacing
 from bayeslat.posterior import FleetPosterior
+from bayeslat.predictive import Estimate
 from bayeslat.predictive.estimate import check_probability
 from bayeslat.schema import PARAMETER_UNITS, Deployment
 
@@ -28,6 +30,14 @@ __all__ = ["ColdStart", "write_report"]
 PICTURED_ROWS: Final = 200
 """Rows of a deployment that the pictures show; more would hide each other."""
 
+SERVED: Final = 3
+"""Deployments that are served in the report, those with most rows first."""
+
+_REQUEST: Final = {"prompt_tokens": 1024, "output_tokens": 128}
+_RUNNING: Final = 16
+_OBJECTIVE: Final = ServiceObjective(ttft_ms=2000.0, tpot_ms=50.0)
+_SHARES: Final = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15)
+_SERVED_REQUESTS, _SERVED_RUNS = 300, 25
 _GRID_POINTS: Final = (25, 40)
 _PRIOR_POINTS: Final = 24
 _COMBINATION_UNITS: Final = {"slope": "ms/token", "floor": "ms", "overhead": "ms"}
@@ -59,6 +69,17 @@ class _Picture:
     source: str
 
 
+@dataclass(frozen=True)
+class _Serving:
+    """One deployment under load: a table of phases, and a picture."""
+
+    label: str
+    running: int
+    phases: list[tuple[str, list[Estimate]]]
+    sustained: str
+    picture: _Picture
+
+
 def write_report(
     fleet: FleetPosterior,
     path: str | Path,
@@ -68,6 +89,7 @@ def write_report(
     risk: float = 0.01,
     cold_start: ColdStart | None = None,
     title: str = "Fleet latency report",
+    serving: bool = True,
 ) -> None:
     """Write a report as one HTML file without outside parts, all or nothing.
 
@@ -85,6 +107,8 @@ def write_report(
         A newcomer before and after a few steps.
     title : str
         Of the page.
+    serving : bool
+        Whether a few deployments are simulated under load, where their KV cache is known.
 
     Raises
     ------
@@ -108,6 +132,10 @@ def write_report(
         provenance=_provenance(fleet),
         quarantine=Quarantine.from_dict(fleet.provenance["quarantine"]),
         pictures=pictures,
+        served=_served(fleet) if serving else [],
+        request=_REQUEST,
+        gap_ms=f"{StepOverhead().median_ms:g}",
+        objective=str(_OBJECTIVE),
         simulated=plots.is_simulated(item.label for item in fleet.deployments),
         identifiability=_identifiability(fleet),
         limits=_limits(fleet, observations),
@@ -195,6 +223,62 @@ def _grid(fleet: FleetPosterior) -> tuple[np.ndarray, np.ndarray]:
         for end, points in zip(ends, _GRID_POINTS, strict=True)
     )
     return batches, tokens
+
+
+def _served(fleet: FleetPosterior) -> list[_Serving]:
+    """The deployments with most rows whose cache is known and holds a batch, under load."""
+    rows = fleet.constant_data["n_rows"].to_numpy()
+    positions = sorted(range(rows.size), key=lambda at: -rows[at])
+    found = []
+    for position in positions:
+        item = fleet.deployments[position]
+        room = fleet.catalog.kv_capacity_tokens(
+            item.gpu, item.model, tp=item.tp, precision=item.precision
+        )
+        if room >= _RUNNING * sum(_REQUEST.values()):
+            found.append(position)
+    return [_under_load(fleet, position) for position in found[:SERVED]]
+
+
+def _under_load(fleet: FleetPosterior, position: int) -> _Serving:
+    item = fleet.deployments[position]
+    engine = fleet.serving(**item._asdict())
+    measured = fleet.constant_data["measured_range"].sel(design_axis="batch_size", bound="high")
+    largest = float(measured.to_numpy()[position])
+    running = _RUNNING if np.isnan(largest) else int(min(_RUNNING, largest))
+    phases = engine.request_phases(**_REQUEST, running=running)
+    rows = [
+        (name, [part.mean(credible=0.9), *(part.ppf(q, credible=0.9) for q in (0.5, 0.99))])
+        for name, part in (
+            ("Prefill", phases.prefill),
+            ("TTFT", phases.ttft),
+            ("TPOT", phases.tpot),
+            ("E2E", phases.e2e),
+        )
+    ]
+    curve = engine.load_curve(
+        Workload.poisson(1.0, n=_SERVED_REQUESTS, **_REQUEST),
+        arrivals_per_s=_loads(engine),
+        objective=_OBJECTIVE,
+        n_runs=_SERVED_RUNS,
+    )
+    sustained = curve.sustained()
+    goodput = curve.max_goodput()
+    kept = "none of these loads" if sustained is None else f"up to {sustained:.3g} requests/s"
+    return _Serving(
+        item.label,
+        running,
+        rows,
+        f"More likely than not 90 % of requests keep it at {kept}; the largest goodput"
+        f" is {goodput:.3g} requests/s.",
+        _picture(plots.plot_load_curve(curve, label=item.label), f"Load curve of {item.label}"),
+    )
+
+
+def _loads(engine: ServedDeployment) -> list[float]:
+    """Loads around what continuous batching sustains."""
+    capacity = engine.steady_load(arrivals_per_s=0.0, **_REQUEST).capacity_per_s
+    return [share * float(np.median(capacity)) for share in _SHARES]
 
 
 def _newcomer(cold_start: ColdStart) -> _Picture:

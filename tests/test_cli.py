@@ -44,7 +44,19 @@ def refused(answer: tuple[int, str, str], *, about: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "profile", "simulate", "fit", "query", "invert", "cold-start", "report"],
+    [
+        "demo",
+        "profile",
+        "simulate",
+        "fit",
+        "query",
+        "invert",
+        "phases",
+        "queue",
+        "goodput",
+        "cold-start",
+        "report",
+    ],
 )
 def test_every_command_explains_itself_with_an_example(run, command):
     code, out, _ = run(command, "--help")
@@ -294,6 +306,10 @@ def test_cold_start_refuses_nobody_and_wrong_numbers(run, tiny_file, tmp_path):
     refused(
         run("cold-start", tiny_file, *out, "--name", "Z9", "--peak-tflops", -5), about="TFLOP/s"
     )
+
+
+def test_a_negative_seed_is_one_line(run, tmp_path):
+    refused(run("simulate", "--out", tmp_path / "a.csv", "--seed", -1), about="--seed")
 
 
 def test_other_bad_input(run, tiny_file, tmp_path):

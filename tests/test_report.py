@@ -24,7 +24,7 @@ def page(tiny_fleet, tiny_steps, tmp_path_factory) -> str:
 
 
 def test_page_is_self_contained(page):
-    assert len(re.findall(r'<img src="data:image/png;base64,', page)) == 6
+    assert len(re.findall(r'<img src="data:image/png;base64,', page)) == 8
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
@@ -50,7 +50,7 @@ def test_verdict_is_green_or_red(tiny_fleet, tmp_path):
             verdict, max_rhat=rhat, min_ess_bulk=1e4, min_ess_tail=1e4, divergences=0
         )
         fleet = with_attrs(tiny_fleet, verdict=json.dumps(changed.to_dict()))
-        write_report(fleet, tmp_path / "report.html")
+        write_report(fleet, tmp_path / "report.html", serving=False)
         text = (tmp_path / "report.html").read_text(encoding="utf-8")
         assert f'class="verdict {expected}"' in text
         assert ("Do not decide" in text) == (expected == "failed")
@@ -68,6 +68,21 @@ def test_prediction_without_steps_says_so(tiny_fleet, tmp_path):
     assert "Nothing was sampled" in text
     assert "Never measured, predicted only: nobody&#39;s accelerator/llama-7b" in text
     assert "<strong>nobody&#39;s accelerator</strong>" in text
+
+
+def test_deployments_are_served_and_the_gap_between_steps_is_a_prior(page, tiny_fleet):
+    assert "<h2>Serving</h2>" in page
+    assert "it is a prior (median 0.7 ms" in page
+    assert "not measured" in page
+    for item in tiny_fleet.deployments:
+        assert f"<h3>{item.label}</h3>" in page
+    assert page.count("<td>TPOT</td>") == 2
+    assert "TTFT &lt;= 2000 ms, TPOT &lt;= 50 ms" in page
+
+
+def test_serving_can_be_left_out(tiny_fleet, tmp_path):
+    write_report(tiny_fleet, tmp_path / "report.html", serving=False)
+    assert "Serving" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("wrong", [{"risk": 0.0}, {"risk": 2.0}, {"sla_ms": -1.0}])

@@ -95,7 +95,7 @@ def test_sensitivities_are_the_derivatives(absent):
         up[:, column] += width
         down[:, column] -= width
         slope = saturation.latency(parameters, *up.T) - saturation.latency(parameters, *down.T)
-        # Where prefills are charged otherwise the formula jumps at S = B, and no difference spans it.
+        # Where prefills are charged otherwise the formula jumps at S = B: no difference spans it.
         smooth = (steps[:, 1] > steps[:, 0]) | (column == 2) | ("r_C" not in parameters)
         np.testing.assert_allclose(
             answers[name][smooth], (slope / (2 * width))[smooth], rtol=2e-5, atol=1e-8

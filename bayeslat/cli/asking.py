@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bayeslat.cli.output import (
+    CredibleOption,
     EngineOption,
     GpuOption,
     JsonOption,
@@ -16,8 +17,11 @@ from bayeslat.cli.output import (
     PrecisionOption,
     TpOption,
     as_json,
+    caveats,
+    check_positive,
     estimate_dict,
     say,
+    say_caveats,
     show_verdict,
     stdout,
     verdict_dict,
@@ -53,7 +57,7 @@ def query(
     engine: EngineOption = None,
     precision: PrecisionOption = None,
     sla_ms: SlaOption = 50.0,
-    credible: Annotated[float, typer.Option("--credible", help="Mass of the intervals.")] = 0.9,
+    credible: CredibleOption = 0.9,
     json: JsonOption = False,
 ) -> None:
     """P(T > SLA), mean and quantiles of a step, each with its credible interval.
@@ -61,7 +65,7 @@ def query(
     [bold]Example:[/bold] bayeslat query fleet.nc --gpu H100-80GB --model llama-70b --batch-size 32
     --total-tokens 2048 --sla-ms 50
     """
-    _check_sla(sla_ms)
+    check_positive("--sla-ms", sla_ms)
     from bayeslat.posterior import load
     from bayeslat.predictive.estimate import check_probability
 
@@ -78,7 +82,7 @@ def query(
     exceeds = latency.sf(sla_ms, credible=credible)
     values = {"mean": latency.mean(credible=credible)}
     values |= {name: latency.ppf(q, credible=credible) for name, q in QUANTILES.items()}
-    caveats = _caveats(fleet, deployment, (batch_size, total_tokens, context))
+    weak = caveats(fleet, deployment, (batch_size, total_tokens, context))
     if json:
         as_json(
             {
@@ -91,7 +95,7 @@ def query(
                 "credible": credible,
                 "p_exceeds_sla": estimate_dict(exceeds),
                 "latency_ms": {name: estimate_dict(value) for name, value in values.items()},
-                "caveats": caveats,
+                "caveats": weak,
                 "verdict": verdict_dict(fleet),
             }
         )
@@ -102,7 +106,7 @@ def query(
         f" C = {context:.0f}{assumed}"
     )
     show_verdict(fleet)
-    _say_caveats(caveats)
+    say_caveats(weak)
     table = Table(box=None, header_style="bold")
     for heading in ("", "value", f"{100 * credible:g} % interval"):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -145,7 +149,7 @@ def invert(
 
     bayeslat invert fleet.nc --gpu H100-80GB --model llama-7b --risk 0.001 --confident 0.95
     """
-    _check_sla(sla_ms)
+    check_positive("--sla-ms", sla_ms)
     if batch_size is not None and total_tokens is not None:
         raise InputError(
             "got --batch-size and --total-tokens, expected one or neither; `bayeslat query` answers"
@@ -173,13 +177,13 @@ def invert(
         "context_per_request": fleet.typical_context(deployment),
     }
     found, shown, largest = _fits(fleet, question, batch_size, total_tokens)
-    caveats = _caveats(fleet, deployment, (math.nan,) * 3)
+    weak = caveats(fleet, deployment, (math.nan,) * 3)
     for name, value in largest.items():
-        caveats += _beyond(fleet, deployment, name, value)
+        weak += _beyond(fleet, deployment, name, value)
     if json:
-        as_json({**answer, **found, "caveats": caveats, "verdict": verdict_dict(fleet)})
+        as_json({**answer, **found, "caveats": weak, "verdict": verdict_dict(fleet)})
         return
-    _introduce(fleet, answer, caveats)
+    _introduce(fleet, answer, weak)
     stdout.print(shown)
 
 
@@ -212,7 +216,7 @@ def _fits(
     return found, _region_table(region), {}
 
 
-def _introduce(fleet: "FleetPosterior", answer: dict[str, Any], caveats: list[str]) -> None:
+def _introduce(fleet: "FleetPosterior", answer: dict[str, Any], weak: list[str]) -> None:
     context = answer["context_tokens"]
     assumed = (
         f"C = {context:g}"
@@ -225,35 +229,7 @@ def _introduce(fleet: "FleetPosterior", answer: dict[str, Any], caveats: list[st
         f" {answer['risk']:g}{bound}, {assumed}"
     )
     show_verdict(fleet)
-    _say_caveats(caveats)
-
-
-def _say_caveats(caveats: list[str]) -> None:
-    for line in caveats:
-        say(f"[yellow]{escape(line)}[/yellow]")
-
-
-def _check_sla(sla_ms: float) -> None:
-    if not (math.isfinite(sla_ms) and sla_ms > 0):
-        raise InputError(
-            f"got --sla-ms {sla_ms}, expected positive milliseconds; correct the limit"
-        )
-
-
-def _caveats(
-    fleet: "FleetPosterior", deployment: "Deployment", point: tuple[float, ...]
-) -> list[str]:
-    """What weakens an answer: nothing measured, or a point outside what was measured."""
-    position = fleet.deployments.index(deployment)
-    if fleet.constant_data["n_rows"].to_numpy()[position] == 0:
-        return ["never measured: predicted from other deployments"]
-    ranges = fleet.constant_data["measured_range"].to_numpy()[position]
-    names = ("batch size", "total tokens", "context tokens")
-    return [
-        f"outside the measured range: {name} {value:.0f}, measured {low:.0f} to {high:.0f}"
-        for name, value, (low, high) in zip(names, point, ranges, strict=True)
-        if value < low or value > high
-    ]
+    say_caveats(weak)
 
 
 def _beyond(

@@ -8,7 +8,7 @@ from typing import TextIO
 import typer
 from rich.markup import escape
 
-from bayeslat.cli import asking, fitting, newcomers
+from bayeslat.cli import asking, fitting, newcomers, phases, queue, serving
 from bayeslat.cli.output import stderr
 from bayeslat.errors import BayeslatError
 
@@ -29,6 +29,9 @@ for _name, _command in (
     ("fit", fitting.fit),
     ("query", asking.query),
     ("invert", asking.invert),
+    ("phases", phases.phases),
+    ("queue", queue.queue),
+    ("goodput", serving.goodput),
     ("cold-start", newcomers.cold_start),
     ("report", newcomers.report),
 ):

@@ -15,33 +15,48 @@ from rich.markup import escape
 from bayeslat.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from bayeslat.posterior import FleetPosterior
     from bayeslat.predictive import Estimate
+    from bayeslat.schema import Deployment
 
 __all__ = [
     "AllowUnconvergedOption",
     "CatalogOption",
+    "CredibleOption",
     "EngineOption",
     "GpuOption",
     "JsonOption",
     "ModelOption",
+    "PlotOption",
     "PosteriorArgument",
     "PrecisionOption",
     "SeedOption",
     "TpOption",
     "as_json",
+    "caveats",
     "check_output",
+    "check_plot",
+    "check_positive",
     "end_unconverged",
     "estimate_dict",
+    "in_ms",
+    "number",
     "save_if_passed",
+    "save_plot",
     "say",
+    "say_caveats",
     "show_saved",
     "show_verdict",
     "stderr",
     "stdout",
     "verdict_dict",
+    "with_interval",
     "working",
 ]
+
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 stderr = Console(stderr=True, highlight=False)
@@ -68,7 +83,11 @@ AllowUnconvergedOption = Annotated[
     bool,
     typer.Option("--allow-unconverged", help="Save and exit 0 though the verdict failed."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0)]
+CredibleOption = Annotated[float, typer.Option("--credible", help="Mass of the intervals.")]
+PlotOption = Annotated[
+    Path | None, typer.Option("--plot", help="Picture to write: .png, .svg or .pdf.")
+]
 
 
 def as_json(values: Any) -> None:
@@ -138,7 +157,58 @@ def estimate_dict(estimate: "Estimate") -> dict[str, float]:
     return {"value": estimate.value, "lower": estimate.lower, "upper": estimate.upper}
 
 
-def check_output(path: Path, *suffixes: str) -> None:
+def number(value: float) -> str:
+    """A number for people, three digits or whole; what is not known is a dash."""
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def with_interval(estimate: "Estimate | tuple[float, ...]") -> str:
+    """A value with its interval for people, escaped for the console."""
+    value, lower, upper = map(number, estimate)
+    return escape(f"{value} [{lower}, {upper}]")
+
+
+def in_ms(estimate: "Estimate | tuple[float, ...]") -> str:
+    """Milliseconds with their interval for people."""
+    value, lower, upper = map(number, estimate)
+    return escape(f"{value} ms [{lower}, {upper}]")
+
+
+def caveats(
+    fleet: "FleetPosterior", deployment: "Deployment", point: tuple[float, ...]
+) -> list[str]:
+    """What weakens an answer: nothing measured, or a point outside what was measured."""
+    position = fleet.deployments.index(deployment)
+    if fleet.constant_data["n_rows"].to_numpy()[position] == 0:
+        return ["never measured: predicted from other deployments"]
+    ranges = fleet.constant_data["measured_range"].to_numpy()[position]
+    names = ("batch size", "total tokens", "context tokens")
+    return [
+        f"outside the measured range: {name} {value:.0f}, measured {low:.0f} to {high:.0f}"
+        for name, value, (low, high) in zip(names, point, ranges, strict=True)
+        if value < low or value > high
+    ]
+
+
+def say_caveats(lines: list[str]) -> None:
+    """Say what weakens an answer."""
+    for line in lines:
+        say(f"[yellow]{escape(line)}[/yellow]")
+
+
+def check_positive(option: str, value: float | None) -> None:
+    """Refuse a limit, where one is given, that is not positive and finite."""
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise InputError(
+            f"got {option} {value:g}, expected a positive finite number; correct the option"
+        )
+
+
+def check_output(path: Path, *suffixes: str, option: str = "--out") -> None:
     """Refuse, before long work, an output that could not be written afterwards.
 
     Raises
@@ -148,15 +218,28 @@ def check_output(path: Path, *suffixes: str) -> None:
     """
     if not path.parent.is_dir():
         raise InputError(
-            f"got --out {path}, whose folder does not exist, expected an existing one; make it"
+            f"got {option} {path}, whose folder does not exist, expected an existing one; make it"
             " first"
         )
     if path.is_dir():
-        raise InputError(f"got the folder --out {path}, expected a file; name a file in it")
+        raise InputError(f"got the folder {option} {path}, expected a file; name a file in it")
     if suffixes and not path.name.endswith(suffixes):
         raise InputError(
-            f"got --out {path}, expected a name that ends in {' or '.join(suffixes)}; rename it"
+            f"got {option} {path}, expected a name that ends in {' or '.join(suffixes)}; rename it"
         )
+
+
+def check_plot(path: Path | None) -> None:
+    """Refuse, before long work, a picture that could not be written afterwards."""
+    if path is not None:
+        check_output(path, *PLOT_SUFFIXES, option="--plot")
+
+
+def save_plot(figure: "Figure", path: Path) -> None:
+    """Write a picture, all or nothing."""
+    from bayeslat.observations.files import replacing
+
+    replacing(path, lambda target: figure.savefig(target, format=path.suffix[1:]))
 
 
 def _plain(value: Any) -> Any:

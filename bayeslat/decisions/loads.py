@@ -30,6 +30,9 @@ __all__ = ["Disaggregation", "LoadCurve", "compare_disaggregation", "load_curve"
 
 type Array = NDArray[np.float64]
 
+MARGIN: Final = 0.01
+"""Relative difference in goodput that nobody would build another cluster for."""
+
 PERCENTILES: Final = {"p50": 0.5, "p99": 0.99}
 CURVE_METRICS: Final = ("ttft_ms", "tpot_ms", "e2e_ms")
 FALLING_BEHIND: Final = 0.9
@@ -160,7 +163,7 @@ class Disaggregation:
         """One row a load: TTFT, TPOT and goodput per device of both, and who wins.
 
         ``p_disaggregated_wins`` is the probability that disaggregation has the larger goodput per
-        device; a tie counts half.
+        device by more than `MARGIN`; less of a difference is a tie and counts half.
         """
         sides = {"aggregated": self.aggregated, "disaggregated": self.disaggregated}
         goodput = dict(zip(sides, self.goodput_per_gpu(), strict=True))
@@ -177,9 +180,8 @@ class Disaggregation:
         table = pd.DataFrame(rows)
         table.insert(0, "arrivals_per_s", self.aggregated.arrivals_per_s)
         together, apart = goodput.values()
-        table["p_disaggregated_wins"] = np.mean(
-            (apart > together) + 0.5 * (apart == together), axis=1
-        )
+        better, worse = apart > (1.0 + MARGIN) * together, together > (1.0 + MARGIN) * apart
+        table["p_disaggregated_wins"] = np.mean(0.5 + 0.5 * better - 0.5 * worse, axis=1)
         return table
 
 
@@ -193,6 +195,7 @@ def load_curve(
     overhead: StepOverhead | None = None,
     n_replicas: int = 1,
     n_runs: int = N_RUNS,
+    repeated_share: float | None = None,
     seed: int = 0,
 ) -> LoadCurve:
     """Simulate a deployment at several loads.
@@ -209,7 +212,7 @@ def load_curve(
         Loads, requests a second, ascending.
     objective : ServiceObjective
         What counts as served well.
-    overhead, n_replicas, n_runs, seed
+    overhead, n_replicas, n_runs, repeated_share, seed
         As in `bayeslat.decisions.serving.serve`.
 
     Raises
@@ -219,7 +222,13 @@ def load_curve(
     """
     loads = _loads(arrivals_per_s)
     pool = pool_of(
-        draws, workload, settings, overhead=overhead, n_replicas=n_replicas, n_runs=n_runs
+        draws,
+        workload,
+        settings,
+        overhead=overhead,
+        n_replicas=n_replicas,
+        n_runs=n_runs,
+        repeated_share=repeated_share,
     )
 
     def at(load: float) -> ServingRecords:
@@ -242,6 +251,7 @@ def compare_disaggregation(
     prefill_settings: EngineSettings | None = None,
     overhead: StepOverhead | None = None,
     n_runs: int = N_RUNS,
+    repeated_share: float | None = None,
     seed: int = 0,
 ) -> Disaggregation:
     """Prefill and decode on engines of their own, against as many engines that do both.
@@ -251,7 +261,7 @@ def compare_disaggregation(
     prefill, decode : DeploymentDraws
         Deployments of either kind, often the same; the aggregated engines are of the second. Two
         deployments of one fleet must come from the same posterior, so that draws belong together.
-    workload, settings, arrivals_per_s, objective, overhead, n_runs, seed
+    workload, settings, arrivals_per_s, objective, overhead, n_runs, repeated_share, seed
         As in `load_curve`; the settings are those of aggregated and decode engines.
     transfer : Transfer
         Link between prefill and decode engines.
@@ -285,9 +295,16 @@ def compare_disaggregation(
         overhead=overhead,
         n_replicas=n_prefill,
         n_runs=n_runs,
+        repeated_share=repeated_share,
     )
     of_decode = pool_of(
-        decode, workload, settings, overhead=overhead, n_replicas=n_decode, n_runs=n_runs
+        decode,
+        workload,
+        settings,
+        overhead=overhead,
+        n_replicas=n_decode,
+        n_runs=n_runs,
+        repeated_share=repeated_share,
     )
     of_both = replace(of_decode, n_replicas=n_prefill + n_decode)
 

@@ -89,14 +89,18 @@ class ServedDeployment:
         output_tokens: int,
         chunk_tokens: int | None = None,
     ) -> phases.SteadyLoad:
-        """What a load settles at: running requests, step time, whether it is sustained."""
+        """What a load settles at: running requests, step time, whether it is sustained.
+
+        As many requests run as places and the KV cache allow, each holding its prompt and, on
+        average, half of its output; see `bayeslat.decisions.phases.steady_load`.
+        """
         return phases.steady_load(
             self.draws,
             arrivals_per_s=arrivals_per_s,
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
             chunk_tokens=chunk_tokens,
-            max_running=self.settings.max_num_seqs,
+            max_running=self._most_running(prompt_tokens + 0.5 * output_tokens),
             **self._gap(),
         )
 
@@ -231,6 +235,13 @@ class ServedDeployment:
             overhead=self.overhead,
             **options,
         )
+
+    def _most_running(self, positions: float) -> int:
+        """Requests of so many positions each that places and cache allow."""
+        room = self.settings.kv_capacity_tokens
+        if room is None:
+            return self.settings.max_num_seqs
+        return max(1, min(self.settings.max_num_seqs, int(room / positions)))
 
     def _gap(self) -> dict[str, Any]:
         """The overhead in every posterior draw, as phases take it."""

@@ -21,7 +21,7 @@ from bayeslat.errors import InputError
 from bayeslat.predictive import DeploymentDraws, Estimate
 from bayeslat.predictive.draws import Points
 from bayeslat.predictive.estimate import estimate
-from bayeslat.predictive.sampled import divided, repeated_shares, sample_means
+from bayeslat.predictive.sampled import divided, sample_means
 
 __all__ = ["BatchService", "batch_service"]
 
@@ -155,8 +155,7 @@ def batch_service(
     largest = check_count("max_batch", max_batch, at_least=1)
     budget = check_count("max_num_batched_tokens", max_num_batched_tokens, at_least=largest)
     columns = check_count("n_replicates", n_replicates, at_least=1)
-    kept, missing = thinned(draws, n_runs)
-    share = repeated_shares(kept, repeated_share)
+    kept, missing, share = thinned(draws, n_runs, repeated_share)
     gap = (overhead or StepOverhead()).draws(kept.n_draws)
     rng = np.random.default_rng(seed)
     samples = np.empty((kept.n_draws, largest, columns))

@@ -142,8 +142,7 @@ def step_times(
     What the features of the discrepancy miss, and the repeated share of the noise, multiply the
     steps of a run by ``exp(scale x one normal)``: unknown, but the same whenever a step comes back.
     """
-    kept, missing = thinned(draws, n_runs)
-    share = repeated_shares(kept, repeated_share)
+    kept, missing, share = thinned(draws, n_runs, repeated_share)
     batch, extra = nodes(1, max_batch_size), nodes(0, max_total_tokens)
     rows, columns = (
         axis.ravel().astype(float) for axis in np.meshgrid(batch, extra, indexing="ij")
@@ -261,11 +260,14 @@ def serve(
     return serve_overflow(records, fallback_ms, seed=seed + 1)
 
 
-def thinned(draws: DeploymentDraws, n_runs: int) -> tuple[DeploymentDraws, Array]:
-    """At most `n_runs` draws with their normals of what the features miss."""
-    n_runs = check_count("n_runs", n_runs, at_least=1)
-    missing = missing_normals(draws)
-    if draws.n_draws <= n_runs:
-        return draws, missing
-    pick = np.linspace(0, draws.n_draws - 1, n_runs).astype(int)
-    return draws.take(pick), missing[pick]
+def thinned(
+    draws: DeploymentDraws, n_runs: int, repeated_share: float | None
+) -> tuple[DeploymentDraws, Array, Array]:
+    """At most `n_runs` draws, their normals of what steps have in common, and repeated shares.
+
+    Both are those of the same draws whatever the number of runs.
+    """
+    n = min(check_count("n_runs", n_runs, at_least=1), draws.n_draws)
+    pick = np.linspace(0, draws.n_draws - 1, n).astype(int)
+    share = repeated_shares(draws, repeated_share)
+    return draws.take(pick), missing_normals(draws)[pick], share[pick]

@@ -3,17 +3,24 @@
 from bayeslat.plots.fit import plot_fit, plot_pit
 from bayeslat.plots.newcomers import plot_cold_start
 from bayeslat.plots.parameters import plot_parameters
+from bayeslat.plots.phases import plot_chunks, plot_phases
 from bayeslat.plots.prior import plot_prior_predictive
+from bayeslat.plots.serving import plot_disaggregation, plot_load_curve, plot_policies
 from bayeslat.plots.sla import plot_exceedance
 from bayeslat.plots.style import MAX_PANELS, is_simulated
 
 __all__ = [
     "MAX_PANELS",
     "is_simulated",
+    "plot_chunks",
     "plot_cold_start",
+    "plot_disaggregation",
     "plot_exceedance",
     "plot_fit",
+    "plot_load_curve",
     "plot_parameters",
+    "plot_phases",
     "plot_pit",
+    "plot_policies",
     "plot_prior_predictive",
 ]

@@ -9,6 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bayeslat.simulate.fleet import ENGINE as SIMULATED
@@ -19,9 +20,11 @@ __all__ = [
     "MUTED",
     "PRIMARY",
     "SECONDARY",
+    "SERIES",
     "heading",
     "is_simulated",
     "label_outer",
+    "legend_below",
     "panels",
     "plain_log_ticks",
     "styled",
@@ -31,6 +34,9 @@ PRIMARY: Final = "#0072B2"
 SECONDARY: Final = "#D55E00"
 ACCENT: Final = "#CC3311"
 MUTED: Final = "#9A9A9A"
+
+SERIES: Final = (PRIMARY, SECONDARY, "#009E73", "#AA4499", "#B8860B", "#44AAEE")
+"""Colours of several curves in one panel."""
 
 MAX_PANELS: Final = 12
 """Panels of one picture; a title says how many deployments are not shown."""
@@ -104,6 +110,19 @@ def label_outer(grid: Sequence[Axes], x: str, y: str) -> None:
         if where.rowspan.start * columns + where.colspan.start + columns >= len(grid):
             axes.set_xlabel(x)
             axes.tick_params(labelbottom=True)
+
+
+def legend_below(figure: Figure, grid: Sequence[Axes], *, columns: int) -> None:
+    """One legend for all panels, each text once, and room between labelled panels."""
+    marks = {
+        text: handle
+        for axes in grid
+        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(marks.values()), list(marks), loc="outside lower center", ncols=columns)
+    layout = figure.get_layout_engine()
+    if isinstance(layout, ConstrainedLayoutEngine):
+        layout.set(wspace=0.05)
 
 
 def plain_log_ticks(axis: Axis, low: float, high: float) -> None:

@@ -18,7 +18,7 @@ from bayeslat.errors import InputError
 from bayeslat.noise import noise_features
 from bayeslat.predictive import DeploymentDraws
 from bayeslat.predictive.draws import Points
-from bayeslat.predictive.sampled import missing_normals
+from bayeslat.predictive.sampled import missing_normals, repeated_shares
 from bayeslat.schema import Deployment
 
 BASIS = basis_for(np.array([1.0, 16.0, 100.0, 8.0]), np.array([1.0, 16.0, 100.0, 3_000.0]))
@@ -235,14 +235,16 @@ def test_runs_are_draws():
 
 def test_thinned_draws_keep_their_normals():
     draws = make_draws(50)
-    kept, missing = thinned(draws, 8)
+    kept, missing, share = thinned(draws, 8, None)
     pick = np.linspace(0, 49, 8).astype(int)
     np.testing.assert_array_equal(kept.parameters["tau_0"], draws.parameters["tau_0"][pick])
     np.testing.assert_array_equal(missing, missing_normals(draws)[pick])
-    assert thinned(draws, 50)[0] is draws
+    np.testing.assert_array_equal(share, repeated_shares(draws)[pick])
+    assert (thinned(draws, 8, 0.25)[2] == 0.25).all()
+    assert thinned(draws, 60, None)[0].n_draws == 50
     for wrong in (0, 1.5, np.nan, np.inf):
         with pytest.raises(InputError, match="n_runs"):
-            thinned(draws, wrong)
+            thinned(draws, wrong, None)
 
 
 def test_every_step_of_a_workload_is_read_within_half_a_per_cent():
