@@ -5,14 +5,15 @@ One step with B requests, S tokens and C attended KV positions takes, in millise
     Thr  = P_max (1 - exp(-k_B B)) (1 - exp(-(k S)^m_S))^(1 / m_S),   k = k_S / r_F^h
     Work = w_0 + w_1 S
     T    = tau_0 r_F^h + Work / Thr * (1 + gamma_B B + gamma_S S)
-           + tau_B r_B^h B + tau_S S + tau_C (r_C if S > B) C
+           + tau_B r_B^h B + tau_S S + tau_C (r_C if S > B and C > S) C
 
 with h = 1 - B / S, the share of tokens beyond the one that every request computes: zero in a decode
 step and nearly one in a prefill. ``m_S`` says how sharp the knee between floor and slope is: one is
 the exponential, large values are the corner of a roofline. ``r_F`` and ``r_B`` are what the floor
 and the cost of a request are in a prefill, relative to a decode step. ``r_C`` is what an attended
-position costs in a step that computes any prompt, relative to a decode step: such steps attend with
-other kernels, however small the prefill's share.
+position costs, relative to a decode step, in a step that computes a prompt and attends to more than
+its own tokens (chunks of a prompt, decodes riding along): such steps attend with other kernels,
+however small the prefill's share.
 
 Parameters come as a mapping from name to array. ``P_max``, ``k_S``, ``w_1`` and ``tau_0`` are
 required; a term whose parameter is absent is left out of the formula (``k_B`` absent: the batch
@@ -43,9 +44,12 @@ def prefill_share(batch_size: Any, total_tokens: Any) -> Any:
     return 1.0 - batch_size / total_tokens
 
 
-def context_ratio(r_C: Any, batch_size: Any, total_tokens: Any, *, xp: ModuleType = np) -> Any:
-    """Cost of an attended position relative to a decode step: r_C wherever S > B, else one."""
-    return xp.where(total_tokens > batch_size, r_C, 1.0)
+def context_ratio(
+    r_C: Any, batch_size: Any, total_tokens: Any, context_tokens: Any, *, xp: ModuleType = np
+) -> Any:
+    """Cost of an attended position relative to a decode step: r_C where S > B and C > S."""
+    computes_prompts, attends_to_older = total_tokens > batch_size, context_tokens > total_tokens
+    return xp.where(computes_prompts & attends_to_older, r_C, 1.0)
 
 
 def throughput(
@@ -123,7 +127,7 @@ def latency(
     positions = context_tokens
     if "r_C" in parameters:
         positions = context_tokens * context_ratio(
-            parameters["r_C"], batch_size, total_tokens, xp=xp
+            parameters["r_C"], batch_size, total_tokens, context_tokens, xp=xp
         )
     for name, amount in (
         ("tau_B", requests),
@@ -136,15 +140,22 @@ def latency(
 
 
 def sensitivity(
-    parameters: Parameters, batch_size: Any, total_tokens: Any, *, xp: ModuleType = np
+    parameters: Parameters,
+    batch_size: Any,
+    total_tokens: Any,
+    context_tokens: Any = np.inf,
+    *,
+    xp: ModuleType = np,
 ) -> dict[str, Any]:
     """Analytic derivatives of T with respect to B, S and C.
 
     Parameters
     ----------
     parameters, batch_size, total_tokens, xp
-        As in `latency`. The derivatives do not depend on C: where C is charged more beside a
-        prefill T jumps at S = B, and the derivatives are those on either side.
+        As in `latency`.
+    context_tokens : array
+        C, of which only counts whether it exceeds S, where ``r_C`` is in the model: T then jumps at
+        S = B and at C = S, and the derivatives are those on either side.
 
     Returns
     -------
@@ -169,7 +180,10 @@ def sensitivity(
     )
     by_context = parameters.get("tau_C", 0.0) + 0.0 * by_tokens
     if "r_C" in parameters:
-        by_context = by_context * context_ratio(parameters["r_C"], batch_size, total_tokens, xp=xp)
+        ratio = parameters["r_C"]
+        by_context = by_context * context_ratio(
+            ratio, batch_size, total_tokens, context_tokens, xp=xp
+        )
     return {
         "batch_size": by_batch - by_share / total_tokens,
         "total_tokens": by_tokens + by_share * batch_size / total_tokens**2,

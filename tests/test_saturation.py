@@ -41,7 +41,7 @@ def slow_latency(p, b, s, c):
     work = p.get("w_0", 0.0) + p["w_1"] * s
     interference = 1.0 + p.get("gamma_B", 0.0) * b + p.get("gamma_S", 0.0) * s
     linear = p.get("tau_B", 0.0) * p.get("r_B", 1.0) ** h * b
-    position = p.get("tau_C", 0.0) * (p.get("r_C", 1.0) if s > b else 1.0)
+    position = p.get("tau_C", 0.0) * (p.get("r_C", 1.0) if c > s > b else 1.0)
     linear += p.get("tau_S", 0.0) * s + position * c
     return p["tau_0"] * floor + work / thr * interference + linear
 
@@ -138,6 +138,15 @@ def test_a_decode_step_does_not_know_the_ratios_of_a_prefill():
     np.testing.assert_array_equal(decode, saturation.latency(plain, batch, batch, 1e4))
     prefill = saturation.latency(TYPICAL, batch, 9 * batch)
     assert (prefill != saturation.latency(plain, batch, 9 * batch)).all()
+
+
+def test_only_older_positions_beside_a_prefill_cost_the_ratio():
+    plain = {name: value for name, value in TYPICAL.items() if name != "r_C"}
+    steps = {(8, 8, 9e4): 0.0, (8, 500, 500): 0.0, (8, 500, 9e4): 9e4, (8, 9, 9e4): 9e4}
+    for step, positions in steps.items():
+        more = saturation.latency(TYPICAL, *step) - saturation.latency(plain, *step)
+        extra = TYPICAL["tau_C"] * (TYPICAL["r_C"] - 1.0) * positions
+        assert more == pytest.approx(extra, rel=1e-9, abs=1e-12), step
 
 
 def test_a_long_prefill_has_the_floor_and_the_requests_times_their_ratios():

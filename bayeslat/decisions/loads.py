@@ -88,7 +88,7 @@ class LoadCurve:
         Each run has its largest at a load of its own.
         """
         own = self.goodput_per_run.max(axis=0)
-        return estimate(own.mean(), own, credible)
+        return estimate(np.median(own), own, credible)
 
     def sustained(self, *, attainment: float = 0.9, confident: float = 0.5) -> float | None:
         """Largest load at which the objective is attained.
@@ -131,7 +131,7 @@ class LoadCurve:
                 for label, q in PERCENTILES.items()
             }
             found["attainment"] = one.attainment(**limits, credible=credible)
-            found["goodput_per_s"] = estimate(goodput.mean(), goodput, credible)
+            found["goodput_per_s"] = estimate(np.median(goodput), goodput, credible)
             found["tokens_per_s"] = one.throughput(credible=credible)
             rows.append(_flat(found))
         table = pd.DataFrame(rows)
@@ -175,7 +175,7 @@ class Disaggregation:
                     key = f"{side}_{name.removesuffix('_ms')}_p99_ms"
                     found[key] = curve.records[load].percentile(name, 0.99, credible=credible)
                 own = goodput[side][load]
-                found[f"{side}_goodput_per_gpu_s"] = estimate(own.mean(), own, credible)
+                found[f"{side}_goodput_per_gpu_s"] = estimate(np.median(own), own, credible)
             rows.append(_flat(found))
         table = pd.DataFrame(rows)
         table.insert(0, "arrivals_per_s", self.aggregated.arrivals_per_s)

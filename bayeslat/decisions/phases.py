@@ -553,8 +553,13 @@ def _request_steps(
 
 
 def _groups(n_steps: int, max_groups: int) -> tuple[Array, Array]:
-    """Middle (counted from zero) and length of nearly equal groups of consecutive steps."""
-    edges = np.round(np.linspace(0.0, n_steps, min(n_steps, max_groups) + 1))
+    """Middle (counted from zero) and length of nearly equal groups of consecutive steps.
+
+    The first step is a group of its own: it may be the only one that attends to nothing older.
+    """
+    first = 1 if n_steps > max_groups > 1 else 0
+    rest = np.linspace(first, n_steps, min(n_steps, max_groups) - first + 1)
+    edges = np.append(np.zeros(first), np.round(rest))
     return 0.5 * (edges[:-1] + edges[1:] - 1.0), np.diff(edges)
 
 

@@ -150,6 +150,7 @@ def step_times(
     tokens, nothing = rows + columns, np.zeros_like(rows)
     location, noise, common = divided(kept, Points(rows, tokens, nothing), share)
     far = kept.location(Points(rows, tokens, np.full_like(rows, FAR)))
+    own = kept.location(Points(rows, tokens, tokens))
     factor = np.exp(common * missing[:, None])
     shape = (kept.n_draws, batch.size, extra.size)
     return StepTimes(
@@ -160,6 +161,7 @@ def step_times(
         noise.reshape(shape),
         kept.nu,
         kept.family,
+        np.maximum((own - location) / tokens * factor, 0.0).reshape(shape),
     )
 
 

@@ -115,7 +115,8 @@ def _noise(family, nu, scale, rng):
 @_compiled
 def _step_time(tables, rows, columns, family, nu, batch, tokens, positions, rng):
     """Milliseconds of a step with `batch` requests, `tokens` tokens and `positions` attended."""
-    location, per_position, sigma = tables[0], tables[1], tables[2]
+    location, sigma = tables[0], tables[2]
+    per_position = tables[1] if positions > tokens else tables[3]
     row, column = int(rows[0, batch]), int(columns[0, tokens - batch])
     weight_row, weight_column = rows[1, batch], columns[1, tokens - batch]
     middle = _between(location, row, column, weight_row, weight_column)
@@ -360,9 +361,9 @@ def run_engine(
         Milliseconds after which a request that still waits leaves; infinite for never.
     overhead : float
         Milliseconds between two steps.
-    tables : array, shape (3, row, column)
-        Location, milliseconds per attended position and relative noise over the nodes of B and
-        S - B.
+    tables : array, shape (4, row, column)
+        Over the nodes of B and S - B: location, milliseconds per attended position, relative noise,
+        and milliseconds per position where a step attends to its own tokens only.
     rows, columns : array, shape (2, value)
         For every B and every S - B the node below and the weight of the next.
     family, nu : int, float

@@ -1,9 +1,9 @@
 """What an engine did with a workload: times of requests, totals, percentiles with intervals.
 
 The first axis of every array is the run. A run has parameters of its own, so the spread over runs
-is what is not known about the deployment: it is the interval of every `Estimate` here. A percentile
-is that of one run, since a deployment has one set of parameters and not all of them, and the value
-is its median over runs.
+is what is not known about the deployment: it is the interval of every `Estimate` here, whose value
+is the median over runs. A percentile is that of one run, since a deployment has one set of
+parameters and not all of them.
 """
 
 import itertools
@@ -186,7 +186,7 @@ class ServingRecords:
             Mass of the interval over runs.
         """
         own = self.attainment_per_run(ttft_ms=ttft_ms, tpot_ms=tpot_ms, e2e_ms=e2e_ms)
-        return _estimate(own.mean(), own, credible)
+        return _estimate(np.median(own), own, credible)
 
     def attainment_per_run(
         self, *, ttft_ms: float = np.inf, tpot_ms: float = np.inf, e2e_ms: float = np.inf
@@ -211,7 +211,7 @@ class ServingRecords:
         Arguments as in `attainment`.
         """
         own = self.goodput_per_run(ttft_ms=ttft_ms, tpot_ms=tpot_ms, e2e_ms=e2e_ms)
-        return _estimate(own.mean(), own, credible)
+        return _estimate(np.median(own), own, credible)
 
     def goodput_per_run(self, **limits: float) -> Array:
         """`goodput` of each run, shape (run,)."""
@@ -227,24 +227,24 @@ class ServingRecords:
         """Output tokens a second over the whole run."""
         own = np.where(np.isfinite(self.e2e_ms), self.output_tokens, 0).sum(axis=1)
         own = own / self.duration_s
-        return _estimate(own.mean(), own, credible)
+        return _estimate(np.median(own), own, credible)
 
     def total(self, name: str, *, credible: float = 0.9) -> Estimate:
         """One of `bayeslat.engine.kernel.TOTALS`."""
         own = self.totals[:, kernel.TOTALS.index(name)]
-        return _estimate(own.mean(), own, credible)
+        return _estimate(np.median(own), own, credible)
 
     def kv_use(self, *, credible: float = 0.9) -> Estimate:
         """Share of the KV cache in use, averaged over the busy time; NaN where it has no end."""
         own = np.full(self.n_runs, np.nan)
         if self.settings.kv_capacity_tokens is not None:
             own = self._mean_over_time("kv_block_ms") / self.settings.capacity_blocks
-        return _estimate(own.mean(), own, credible)
+        return _estimate(np.median(own), own, credible)
 
     def running(self, *, credible: float = 0.9) -> Estimate:
         """Requests that run, averaged over the busy time."""
         own = self._mean_over_time("running_ms")
-        return _estimate(own.mean(), own, credible)
+        return _estimate(np.median(own), own, credible)
 
     def _mean_over_time(self, name: str) -> Array:
         busy = self.totals[:, kernel.TOTALS.index("busy_ms")]

@@ -1,8 +1,9 @@
 """How long steps take, as the simulator reads it: tables over batch size and further tokens.
 
 A step of B requests and S tokens takes ``location(B, S - B) + per_position(B, S - B) C`` times its
-noise. Both are tabulated at nodes of B and of the tokens S - B beyond one a request, every whole
-number at first and 5 % apart later, and interpolated linearly between them.
+noise, with another cost of a position where the step attends to its own tokens only (C = S). All
+are tabulated at nodes of B and of the tokens S - B beyond one a request, every whole number at
+first and 5 % apart later, and interpolated linearly between them.
 """
 
 from collections.abc import Callable
@@ -51,13 +52,16 @@ class StepTimes:
     location : array, shape (run, row, column)
         Milliseconds of a step that attends to nothing.
     per_position : array, shape (run, row, column)
-        Milliseconds for each attended position.
+        Milliseconds for each attended position, where a step attends to more than its own tokens.
     sigma : array, shape (run, row, column)
         Relative scale of the noise of one step.
     nu : array, shape (run,)
         Degrees of freedom of the noise, infinite where the family has none.
     family : str
         Name of the noise family.
+    per_own_position : array, shape (run, row, column), optional
+        Milliseconds for each position where a step attends to its own tokens only; as elsewhere
+        where not given.
     """
 
     batch_nodes: NDArray[np.int64]
@@ -67,15 +71,18 @@ class StepTimes:
     sigma: Array
     nu: Array
     family: str = "normal"
+    per_own_position: Array | None = None
 
     def __post_init__(self) -> None:
+        if self.per_own_position is None:
+            object.__setattr__(self, "per_own_position", self.per_position)
         if self.family not in FAMILIES:
             raise InputError(
                 f"got noise family {self.family!r}, expected one of {', '.join(FAMILIES)};"
                 " correct the name"
             )
         shape = (self.nu.size, self.batch_nodes.size, self.extra_nodes.size)
-        for name in ("location", "per_position", "sigma"):
+        for name in ("location", "per_position", "sigma", "per_own_position"):
             values = getattr(self, name)
             if values.shape != shape or not (np.isfinite(values) & (values >= 0.0)).all():
                 raise InputError(
@@ -138,8 +145,10 @@ class StepTimes:
         )
 
     def tables(self, run: int) -> Array:
-        """What the compiled loop reads of one run, shape (3, row, column)."""
-        return np.stack([self.location[run], self.per_position[run], self.sigma[run]])
+        """What the compiled loop reads of one run, shape (4, row, column)."""
+        assert self.per_own_position is not None
+        tables = self.location, self.per_position, self.sigma, self.per_own_position
+        return np.stack([table[run] for table in tables])
 
     def places(self) -> tuple[Array, Array]:
         """For every B and every S - B the node below and the weight of the next.

@@ -73,10 +73,12 @@ def observe(
     mu = rows.of_rows(location * factor)
     if per_position is not None:
         context = np.nan_to_num(observations.context_tokens, nan=0.0)[rows.order]
-        cost = rows.spread(per_position) * factor
+        cost = rows.of_rows(rows.spread(per_position) * factor)
         if r_C is not None:
-            cost = cost * saturation.context_ratio(rows.spread(r_C), batch, tokens, xp=pt)
-        mu = mu + rows.of_rows(cost) * context
+            design = observations.batch_size[rows.order], observations.total_tokens[rows.order]
+            ratio = rows.of_rows(rows.spread(r_C))
+            cost = cost * saturation.context_ratio(ratio, *design, context, xp=pt)
+        mu = mu + cost * context
     sigma, observed = pt.sqrt(variance), observations.latency_ms[rows.order]
     n_averaged = observations.n_averaged[rows.order].astype(float)
     if stray_log_odds is None:

@@ -216,8 +216,6 @@ DEFAULT_PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         # A prefill begins requests: it admits them and maps their memory.
         "tau_B_prefill": _per_request(0.08),
         # Beside a prefill attention runs in other kernels, and a prompt attends with every token.
-        # A ratio and no cost of its own: where prefills attend to nothing but themselves only the
-        # decodes tell what a position costs, and a free cost would take over part of the slope.
         "r_C": _held(1.5, 0.5),
     }
 )

@@ -276,7 +276,7 @@ def _fill_formula(columns, sharp, step, floor, requests, mu):
     _scale_by_batch(columns[K_B], columns[GAMMA_B], columns[GAMMA_S], batch, tokens, mu)
     _add_scaled(batch, columns[TAU_0], floor, columns[TAU_B], requests, mu)
     _add_linear(columns[TAU_S], columns[TAU_C], tokens, step[CONTEXT], mu)
-    if tokens > batch:
+    if tokens > batch and step[CONTEXT] > tokens:
         _add_prefill_context(columns[TAU_C], columns[R_C], step[CONTEXT], mu)
 
 

@@ -57,7 +57,7 @@ def step(draws, b, s, c):
     """Location and noise scale of one step in each draw, what is missed included; from scratch."""
     p = draws.parameters
     mu = p["tau_0"] + p["w_1"] * s / p["P_max"] / (1.0 - np.exp(-p["k_S"] * s))
-    mu = mu + p["tau_B"] * b + p["tau_C"] * (p["r_C"] if s > b else 1.0) * c
+    mu = mu + p["tau_B"] * b + p["tau_C"] * (p["r_C"] if c > s > b else 1.0) * c
     if draws.discrepancy is None:
         return mu, mu * draws.sigma
     h = 1.0 - b / s
@@ -464,7 +464,8 @@ def test_prompts_of_single_outputs_are_bounded_by_their_prefill():
     question = {"prompt_tokens": 300, "output_tokens": 1, "chunk_tokens": 128, "max_running": 8}
     load = steady_load(draws, arrivals_per_s=1.0, **question)
     mean, _ = sum_by_hand(draws, prefill_by_hand(300, 128, 0, 0.0))
-    np.testing.assert_allclose(load.capacity_per_s, 1e3 / mean, rtol=1e-6)
+    # A chunk in the middle stands for all, also for the first, which attends to nothing older.
+    np.testing.assert_allclose(load.capacity_per_s, 1e3 / mean, rtol=1e-3)
     assert not load.running.any()
 
 

@@ -50,7 +50,7 @@ def step(draws, b, s, c):
     """Latency of one step in each draw, what is missed included; from scratch."""
     p = draws.parameters
     mu = p["tau_0"] + p["w_1"] * s / p["P_max"] / (1.0 - np.exp(-p["k_S"] * s))
-    mu = mu + p["tau_B"] * b + p["tau_C"] * (p["r_C"] if s > b else 1.0) * c
+    mu = mu + p["tau_B"] * b + p["tau_C"] * (p["r_C"] if c > s > b else 1.0) * c
     if draws.discrepancy is None:
         return mu
     phi = BASIS.features(np.array([float(b)]), np.array([float(s)]))[0]

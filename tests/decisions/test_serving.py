@@ -77,7 +77,9 @@ def read(times, batch, tokens, context):
         far = table[:, row + 1, column] * (1.0 - right) + table[:, row + 1, column + 1] * right
         return near * (1.0 - up) + far * up
 
-    return between(times.location) + context * between(times.per_position)
+    older = context > tokens
+    slope = np.where(older, between(times.per_position), between(times.per_own_position))
+    return between(times.location) + context * slope
 
 
 # The table
@@ -89,7 +91,7 @@ def test_at_nodes_the_table_is_the_posterior_itself(extended):
     times = step_times(draws, max_batch_size=300, max_total_tokens=9_000, repeated_share=0.0)
     batch, extra = (axis.ravel() for axis in np.meshgrid(times.batch_nodes, times.extra_nodes))
     tokens = batch + extra
-    for context in (np.zeros(batch.size), 700.0 * batch + extra):
+    for context in (np.zeros(batch.size), 1.0 * tokens, 700.0 * batch + extra):
         np.testing.assert_allclose(
             read(times, batch, tokens, context),
             exact_latency(draws, batch, tokens, context),
