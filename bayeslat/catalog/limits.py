@@ -171,10 +171,11 @@ def kv_capacity_tokens(
     """Positions that the cache of a deployment holds; see `Catalog.kv_capacity_tokens`.
 
     The memory that the engine takes, less the weights of *all* parameters, over the cache of a
-    position. Activations and the engine's own buffers are not taken off, so an engine reports
-    somewhat less; layers with a sliding window count as the others, so for such a model it may
-    report more. A device that holds a copy of what others hold too has less room: there are no
-    more shards of the cache than key-value heads, and one of a compressed latent.
+    position. Activations and the engine's own buffers are not taken off; on the other hand many
+    devices hold a few per cent more than their name says. Layers with a sliding window count as
+    the others, so for such a model an engine may report more. A device that holds a copy of what
+    others hold too has less room: there are no more shards of the cache than key-value heads, and
+    one of a compressed latent.
     """
     _check_share("memory_utilisation", memory_utilisation)
     if not (np.isfinite(tp) and tp == int(tp) >= 1):

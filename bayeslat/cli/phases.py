@@ -139,7 +139,7 @@ def phases(
         positions = context_per_request
     asked: dict[str, Any] = {
         "prompt_tokens": prompt_tokens,
-        "running": running,
+        "running": max(running - 1, 1),  # besides the request whose prompt is computed
         "running_context": positions,
     }
     choice = None

@@ -171,7 +171,8 @@ def goodput(
     )
     n_engines = replicas if split is None else sum(split)
     question: dict[str, Any] = {
-        "arrivals_per_s": given or _default_loads(served, workload, n_engines),
+        "arrivals_per_s": given
+        or _default_loads(served, workload, n_engines, recorded=trace is not None),
         "objective": objective,
         "n_runs": runs,
         "seed": seed,
@@ -190,7 +191,8 @@ def goodput(
         _draw(served, curve, comparison, plot, credible)
         say(escape(f"written to {plot}"), quiet=json)
     apart = None if split is None else (*split, link_gbs)
-    weak = served.caveats((math.nan, float(workload.prompt_tokens.max()), math.nan))
+    longest = min(int(workload.prompt_tokens.max()), served.engine.settings.max_num_batched_tokens)
+    weak = served.caveats((math.nan, float(longest), math.nan))
     answer: dict[str, Any] = {
         "requests": {
             "source": "a Poisson stream" if trace is None else str(trace),
@@ -294,8 +296,10 @@ def _workload(
     )
 
 
-def _default_loads(served: Served, workload: "Workload", n_engines: int) -> list[float]:
-    """Loads around the median capacity of all engines, three digits each."""
+def _default_loads(
+    served: Served, workload: "Workload", n_engines: int, *, recorded: bool
+) -> list[float]:
+    """Loads around the median capacity of all engines and the recorded one, three digits each."""
     import numpy as np
 
     steady = served.engine.steady_load(
@@ -305,7 +309,10 @@ def _default_loads(served: Served, workload: "Workload", n_engines: int) -> list
         chunk_tokens=served.engine.settings.max_num_batched_tokens,
     )
     capacity = n_engines * float(np.median(steady.capacity_per_s))
-    return [float(f"{share * capacity:.3g}") for share in DEFAULT_LOADS]
+    loads = {float(f"{share * capacity:.3g}") for share in DEFAULT_LOADS}
+    if recorded:
+        loads.add(float(f"{workload.arrivals_per_s:.3g}"))
+    return sorted(loads)
 
 
 def _by_length(curve: "LoadCurve", sustained: float | None, credible: float) -> dict[str, Any]:

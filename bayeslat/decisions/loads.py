@@ -250,6 +250,7 @@ def compare_disaggregation(
     n_decode: int = 1,
     prefill_settings: EngineSettings | None = None,
     overhead: StepOverhead | None = None,
+    prefill_overhead: StepOverhead | None = None,
     n_runs: int = N_RUNS,
     repeated_share: float | None = None,
     seed: int = 0,
@@ -267,32 +268,26 @@ def compare_disaggregation(
         Link between prefill and decode engines.
     n_prefill, n_decode : int
         Engines of either kind; ``n_prefill + n_decode`` aggregated engines are the comparison.
-    prefill_settings : EngineSettings, optional
-        Scheduling of prefill engines; by default as the others.
+    prefill_settings, prefill_overhead : optional
+        Scheduling and overhead of prefill engines; by default as the others.
 
     Raises
     ------
     InputError
-        Draws of different numbers, prefill engines that requests leave unserved, and what
-        `load_curve` refuses.
+        Draws of different numbers, engines that requests leave unserved, and what `load_curve`
+        refuses.
     """
     if prefill.n_draws != decode.n_draws:
         raise InputError(
             f"got {prefill.n_draws} draws of prefill and {decode.n_draws} of decode engines,"
             " expected as many; take both from one posterior"
         )
-    at_prefill = prefill_settings or settings
-    if at_prefill.patience_ms is not None:
-        raise InputError(
-            f"got prefill engines with patience_ms={at_prefill.patience_ms:g}, expected none: every"
-            " request goes on to a decode engine; give prefill_settings without it"
-        )
     loads = _loads(arrivals_per_s)
     of_prefill = pool_of(
         prefill,
         workload,
-        at_prefill,
-        overhead=overhead,
+        prefill_settings or settings,
+        overhead=prefill_overhead or overhead,
         n_replicas=n_prefill,
         n_runs=n_runs,
         repeated_share=repeated_share,

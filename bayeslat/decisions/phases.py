@@ -26,6 +26,7 @@ The latency of a sum is clipped at zero group by group.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, Unpack
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -74,7 +75,9 @@ class Sampling(TypedDict, total=False):
     n_replicates : int
         Requests that are sampled for each draw; 1,000 by default.
     seed : int or Generator
-        Of the noise; 0 by default. What the discrepancy's features miss does not depend on it.
+        Of the noise; 0 by default. Different steps have independent noise, the same steps the same:
+        two requests of one kind, to be added, need two seeds. What the discrepancy's features miss
+        does not depend on it.
     step_overhead_ms : float or array, shape (draw,)
         Time between steps, at least zero; one number, or one for each of the posterior draws. None
         by default.
@@ -448,7 +451,7 @@ class _Ensemble:
     repeated: Array
     overhead: Array
     n_replicates: int
-    rng: np.random.Generator
+    seed: int | np.random.Generator
 
     @classmethod
     def of(
@@ -470,7 +473,7 @@ class _Ensemble:
             repeated_shares(draws, repeated_share)[pick],
             overhead[pick, None],
             check_count("n_replicates", n_replicates, at_least=1),
-            np.random.default_rng(seed),
+            seed,
         )
 
     def total(self, steps: Points) -> Array:
@@ -482,12 +485,19 @@ class _Ensemble:
             steps,
             missing=self.missing,
             n_replicates=self.n_replicates,
-            rng=self.rng,
+            rng=self._rng(steps),
             repeated=self.repeated if several else 0.0,
         )
         for n, mean in zip(steps.n_averaged, means, strict=True):
             total += n * (mean + self.overhead)
         return total
+
+    def _rng(self, steps: Points) -> np.random.Generator:
+        """Noise of these steps: the same whenever they are asked for, independent of all others."""
+        if isinstance(self.seed, np.random.Generator):
+            return self.seed
+        design = steps.batch_size, steps.total_tokens, steps.context_tokens, steps.n_averaged
+        return np.random.default_rng([self.seed, crc32(np.stack(design).tobytes())])
 
     def expected(self, steps: Points) -> Array:
         """Expected time of a step at each point, shape (draw, point)."""

@@ -229,6 +229,7 @@ class ServedDeployment:
             workload,
             self.settings,
             prefill_settings=first.settings,
+            prefill_overhead=first.overhead,
             transfer=Transfer(self.kv_bytes_per_token, bandwidth_gbs),
             arrivals_per_s=arrivals_per_s,
             objective=objective,

@@ -259,7 +259,7 @@ def serve(
     records = simulate_pool(workload, pool, n_logged_steps=n_logged_steps, seed=seed)
     if fallback_ms is None:
         return records
-    return serve_overflow(records, fallback_ms, seed=seed + 1)
+    return serve_overflow(records, fallback_ms, seed=seed)
 
 
 def thinned(

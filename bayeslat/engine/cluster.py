@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslat.engine import kernel
 from bayeslat.engine.records import ServingRecords
+from bayeslat.engine.seeds import Seed, streams
 from bayeslat.engine.settings import EngineSettings
 from bayeslat.engine.simulation import simulate_engine
 from bayeslat.engine.step_times import StepTimes
@@ -22,7 +23,6 @@ from bayeslat.errors import InputError
 __all__ = ["Pool", "Transfer", "serve_overflow", "simulate_disaggregated", "simulate_pool"]
 
 type Array = NDArray[np.float64]
-type Seed = int | np.random.SeedSequence
 
 _LARGEST = [kernel.TOTALS.index(name) for name in ("end_ms", "kv_peak_blocks")]
 """Totals of which several engines have a largest, not a sum."""
@@ -162,27 +162,33 @@ def simulate_disaggregated(
     -------
     ServingRecords
         Times of whole requests: `ttft_ms` ends with the prefill, `tpot_ms` holds the transfer and
-        the wait for the decode engine. Totals are sums over both kinds; the settings are those of
-        the decode engines, whose cache may be too small for all that arrive, while prefill engines
-        let a request's cache go when its prompt is computed.
+        the wait for the decode engine. Totals are sums over both kinds, and there is no common use
+        of the cache; the settings are those of the decode engines, whose cache may be too small for
+        all that arrive, while prefill engines let a request's cache go when its prompt is computed.
 
     Raises
     ------
     InputError
-        Pools of different numbers of runs, or a closed loop.
+        Pools of different numbers of runs or with a patience, or a closed loop.
     """
     if workload.users:
         raise InputError(
             "got a closed loop with prefill and decode apart, expected given arrivals; make the"
             " workload with Workload.poisson or from a trace"
         )
+    for kind, pool in (("prefill", prefill), ("decode", decode)):
+        if pool.settings.patience_ms is not None:
+            raise InputError(
+                f"got {kind} engines with patience_ms={pool.settings.patience_ms:g}, expected none:"
+                " every prompt goes on to a decode engine; leave the patience out"
+            )
     if prefill.step_times.n_runs != decode.step_times.n_runs:
         raise InputError(
             f"got {prefill.step_times.n_runs} runs of prefill and {decode.step_times.n_runs} of"
             " decode, expected as many; thin both to the same draws"
         )
     prompts = Workload(workload.arrival_ms, workload.prompt_tokens, np.ones(workload.size))
-    of_prefill, of_decode = _spawn(seed, 2)
+    of_prefill, of_decode = streams(seed, "disaggregation", 2)
     first = simulate_pool(prompts, prefill, seed=of_prefill)
     goes_on = np.flatnonzero(workload.output_tokens > 1)
     if goes_on.size == 0:
@@ -224,10 +230,11 @@ def serve_overflow(
             f"got service_ms from {mean.min():g}, expected positive finite milliseconds"
         )
     times = records.times.copy()
-    for run, rng in enumerate(np.random.default_rng(seed).spawn(records.n_runs)):
+    for run, own in enumerate(streams(seed, "fallback", records.n_runs)):
         gone = np.flatnonzero(records.overflowed[run])
         left = times[run, kernel.OVERFLOWED, gone]
         order = np.argsort(left, kind="stable")
+        rng = np.random.default_rng(own)
         service = mean[gone] * (rng.standard_exponential(gone.size) if exponential else 1.0)
         times[run, kernel.FINISH, gone[order]] = _served_in_turn(left[order], service[order])
         times[run, kernel.FIRST, gone] = times[run, kernel.FINISH, gone]
@@ -288,11 +295,13 @@ def _together(
     """Whole requests from their records on either kind of engine."""
     times = first.times.copy()
     times[:, kernel.FINISH, goes_on] = second.times[:, kernel.FINISH]
+    totals = _summed([first.totals, second.totals])
+    totals[:, kernel.KV_INTEGRAL] = np.nan  # engines of two kinds have no common capacity
     return replace(
         first,
         output_tokens=np.broadcast_to(workload.output_tokens, first.output_tokens.shape),
         times=times,
-        totals=_summed([first.totals, second.totals]),
+        totals=totals,
         gaps=first.gaps + second.gaps,
         settings=second.settings,
     )
@@ -306,7 +315,10 @@ def _in_turn(
 ) -> ServingRecords:
     """Records of all requests, served by replicas in turn."""
     parts = [np.arange(k, n_requests, n_replicas) for k in range(min(n_replicas, n_requests))]
-    found = [serve(part, own) for part, own in zip(parts, _spawn(seed, len(parts)), strict=True)]
+    found = [
+        serve(part, own)
+        for part, own in zip(parts, streams(seed, "replicas", len(parts)), strict=True)
+    ]
     if len(found) == 1:
         return found[0]
     order = np.argsort(np.concatenate(parts), kind="stable")
@@ -318,12 +330,6 @@ def _in_turn(
         totals=_summed([one.totals for one in found]),
         gaps=np.sum([one.gaps for one in found], axis=0),
     )
-
-
-def _spawn(seed: Seed, n: int) -> list[np.random.SeedSequence]:
-    """Seeds of independent parts."""
-    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    return root.spawn(n)
 
 
 def _summed(totals: Sequence[Array]) -> Array:

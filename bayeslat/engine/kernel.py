@@ -205,12 +205,13 @@ def _next_waiting(arrival, queue, state, now):
 @_compiled
 def _first_tokens(whole, limits, left):
     """Tokens of a waiting request that fit into this step, or -1 where it has to wait."""
+    chunk = limits[LARGEST_CHUNK]
     if limits[STATIC]:
-        return min(whole, left)
+        return min(whole, left, chunk) if chunk > 0 else min(whole, left)
     if left <= 0:
         return -1
-    if limits[LARGEST_CHUNK] > 0:
-        return min(whole, left, limits[LARGEST_CHUNK])
+    if chunk > 0:
+        return min(whole, left, chunk)
     # A prompt that no budget would ever hold has a step of its own.
     return whole if whole <= left or left == limits[BUDGET] else -1
 

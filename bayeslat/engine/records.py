@@ -83,7 +83,10 @@ class ServingRecords:
 
     @property
     def queue_ms(self) -> Array:
-        """Time until a request ran for the first time, shape (run, request)."""
+        """Time until a request ran for the first time, shape (run, request).
+
+        Infinite for requests that never ran here, those of a fallback server included.
+        """
         return self._since(kernel.SCHEDULED, self.arrival_ms)
 
     @property
@@ -105,7 +108,7 @@ class ServingRecords:
         first = self._since(kernel.FIRST, 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             tpot = (self.finish_ms - first) / (self.output_tokens - 1)
-        return np.where(np.isinf(first), np.inf, np.where(self.output_tokens > 1, tpot, np.nan))
+        return np.where(self.output_tokens > 1, np.where(np.isinf(first), np.inf, tpot), np.nan)
 
     @property
     def overflowed(self) -> NDArray[np.bool_]:

@@ -111,13 +111,19 @@ class EngineSettings:
         return max(self.max_num_batched_tokens, int(whole.max()))
 
     def check(self, workload: Workload) -> None:
-        """Refuse a workload that has a request for which the cache is too small.
+        """Refuse a workload that the engine cannot serve.
 
         Raises
         ------
         InputError
-            Naming the longest request.
+            A request for which the cache is too small, or a closed loop whose users lose patience:
+            they would come back before others who have already arrived.
         """
+        if workload.users and self.patience_ms is not None:
+            raise InputError(
+                "got a closed loop with a patience, expected one of them; give arrivals, or let"
+                " users wait"
+            )
         longest = int((workload.prompt_tokens + workload.output_tokens).max())
         if -(-longest // self.block_size) > self.capacity_blocks:
             raise InputError(

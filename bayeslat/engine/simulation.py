@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslat.engine import kernel
 from bayeslat.engine.records import ServingRecords
+from bayeslat.engine.seeds import Seed, streams
 from bayeslat.engine.settings import EngineSettings
 from bayeslat.engine.step_times import StepTimes
 from bayeslat.engine.workload import Workload
@@ -39,7 +40,7 @@ def simulate_engine(
     overhead_ms: ArrayLike = 0.0,
     first_token_ms: Sequence[Array] | None = None,
     n_logged_steps: int = 0,
-    seed: int | np.random.SeedSequence = 0,
+    seed: Seed = 0,
 ) -> ServingRecords:
     """Serve a workload, once for each run of the step times.
 
@@ -74,6 +75,11 @@ def simulate_engine(
     n_runs = step_times.n_runs
     workloads = [workload] * n_runs if isinstance(workload, Workload) else list(workload)
     _check(workloads, settings, step_times)
+    if first_token_ms is not None and min(w.output_tokens.min() for w in workloads) < 2:
+        raise InputError(
+            "got first tokens from elsewhere for requests of one token, expected requests with more"
+            " to come; leave out what has ended"
+        )
     overhead = np.broadcast_to(np.asarray(overhead_ms, dtype=float), n_runs)
     if not (np.isfinite(overhead) & (overhead >= 0.0)).all():
         raise InputError(
@@ -88,7 +94,7 @@ def simulate_engine(
     rows, columns = step_times.places()
     limits = settings.limits()
     patience = np.inf if settings.patience_ms is None else float(settings.patience_ms)
-    generators = np.random.default_rng(seed).spawn(n_runs)
+    generators = [np.random.default_rng(own) for own in streams(seed, "noise", n_runs)]
 
     def serve(run: int) -> None:
         served = workloads[run]

@@ -64,7 +64,9 @@ class Workload:
                 "got arrivals that are not finite, negative or not in order, expected ascending"
                 " milliseconds from 0 on; sort the requests by arrival"
             )
-        if not (self.users == int(self.users) and self.users >= 0 and self.think_ms >= 0.0):
+        if not (
+            self.users == int(self.users) and self.users >= 0 and 0.0 <= self.think_ms < np.inf
+        ):
             raise InputError(
                 f"got users={self.users} who think for {self.think_ms} ms, expected a whole number"
                 " of users and at least 0 ms; 0 users are no closed loop"

@@ -316,10 +316,21 @@ def test_draws_that_do_not_belong_together_are_refused_in_one_line():
     assert "\n" not in str(fault.value)
 
 
-def test_prefill_engines_that_requests_leave_are_refused_in_one_line():
+@pytest.mark.parametrize("kind", ["prefill", "decode"])
+def test_engines_that_requests_leave_are_refused_in_one_line(kind):
     draws, patient = make_draws([10.0]), replace(SETTINGS, patience_ms=5.0)
-    with pytest.raises(InputError, match="patience_ms=5") as fault:
-        compare(draws, draws, clock(5), settings=patient)
+    of = {"settings": patient, "prefill_settings": SETTINGS}
+    if kind == "prefill":
+        of = {"settings": SETTINGS, "prefill_settings": patient}
+    with pytest.raises(InputError, match=f"{kind} engines with patience_ms=5") as fault:
+        compare(draws, draws, clock(5), **of)
     assert "\n" not in str(fault.value)
-    found = compare(draws, draws, clock(5), settings=patient, prefill_settings=SETTINGS)
-    assert np.isfinite(found.disaggregated.records[0].ttft_ms).all()
+
+
+def test_prefill_engines_have_an_overhead_of_their_own():
+    draws, gap = make_draws([10.0]), StepOverhead(50.0, 0.0)
+    plain, slow = (
+        compare(draws, draws, clock(5), **more).disaggregated.records[0]
+        for more in ({}, {"prefill_overhead": gap})
+    )
+    assert (slow.ttft_ms - plain.ttft_ms >= 50.0 - 1e-9).all()

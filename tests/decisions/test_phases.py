@@ -469,6 +469,17 @@ def test_prompts_of_single_outputs_are_bounded_by_their_prefill():
     assert not load.running.any()
 
 
+def test_noise_of_different_questions_is_independent():
+    draws = make_draws(10)
+    short, long = (prefill_time(draws, prompt_tokens=n).samples for n in (300, 500))
+    np.testing.assert_array_equal(short, prefill_time(draws, prompt_tokens=300).samples)
+    apart = [np.corrcoef(a, b)[0, 1] for a, b in zip(short, long, strict=True)]
+    assert np.abs(apart).max() < 4.5 / math.sqrt(1_000)
+    other = prefill_time(draws, prompt_tokens=300, seed=1).samples
+    again = [np.corrcoef(a, b)[0, 1] for a, b in zip(short, other, strict=True)]
+    assert np.abs(again).max() < 4.5 / math.sqrt(1_000)
+
+
 # What is refused
 
 

@@ -92,6 +92,7 @@ def frame(**columns):
             "3 users with 2 requests",
         ),
         (lambda: Workload([0.0], [1], [1], users=1, think_ms=-1.0), "think for -1"),
+        (lambda: Workload([0.0], [1], [1], users=1, think_ms=np.inf), "think for inf"),
         (
             lambda: Workload.closed_loop(2, n=2, prompt_tokens=1, output_tokens=1).at_rate(1.0),
             "all arrive at once",

@@ -5,6 +5,7 @@ from bayeslat.engine import (
     METRICS,
     EngineSettings,
     ServingRecords,
+    StepTimes,
     Workload,
     kernel,
     simulate_engine,
@@ -112,3 +113,19 @@ def test_gaps_are_known_to_a_cell(linear_times):
 def test_wrong_questions_are_refused(ask):
     with pytest.raises(InputError, match="expected"):
         ask(records())
+
+
+def test_requests_of_one_token_that_leave_in_some_runs_only_have_no_tpot(linear_times):
+    one = linear_times(sigma=0.3)
+    runs = StepTimes(
+        one.batch_nodes, one.extra_nodes,
+        *(np.repeat(a, 6, axis=0) for a in (one.location, one.per_position, one.sigma)),
+        np.full(6, np.inf), "normal",
+    )  # fmt: skip
+    served = Workload.poisson(150.0, n=300, prompt_tokens=10, output_tokens=[1, 20], seed=1)
+    settings = EngineSettings(max_num_seqs=4, max_num_batched_tokens=64, patience_ms=100.0)
+    found = simulate_engine(served, settings, runs)
+    gone = found.overflowed[:, served.output_tokens == 1]
+    assert (gone.any(axis=0) & ~gone.all(axis=0)).any()
+    assert not np.isnan(found.percentile("tpot_ms", [0.1, 0.5]).value).any()
+    assert not found.summary().isna().to_numpy().any()

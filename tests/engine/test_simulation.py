@@ -234,6 +234,22 @@ def test_what_cannot_be_served_is_refused(settings, about, linear_times):
         simulate_engine(Workload([0.0], [100], [5]), settings, linear_times())
 
 
+def test_requests_that_have_ended_elsewhere_are_refused(linear_times):
+    settings = EngineSettings(max_num_seqs=8, max_num_batched_tokens=64)
+    with pytest.raises(InputError, match="one token"):
+        simulate_engine(
+            Workload([0.0], [10], [1]), settings, linear_times(), first_token_ms=[np.array([0.0])]
+        )
+
+
+def test_a_closed_loop_has_patience(linear_times):
+    settings = EngineSettings(max_num_seqs=8, max_num_batched_tokens=64, patience_ms=5.0)
+    with pytest.raises(InputError, match="patience"):
+        simulate_engine(
+            Workload.closed_loop(2, n=4, prompt_tokens=1, output_tokens=1), settings, linear_times()
+        )
+
+
 @pytest.mark.parametrize("overhead", [-1.0, np.nan, np.inf])
 def test_overhead_must_be_a_time(overhead, linear_times):
     settings = EngineSettings(max_num_seqs=8, max_num_batched_tokens=64)
