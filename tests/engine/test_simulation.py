@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from plain_engine import serve_by_hand
+from plain_engine import PlainEngine
 
-from bayeslat.engine import EngineSettings, StepTimes, Workload, simulate_engine
+from bayeslat.engine import EngineSettings, StepTimes, Workload, kernel, simulate_engine
 from bayeslat.errors import InputError
 
 
@@ -31,13 +31,21 @@ def linear(b, s, c):
     return 2.0 + 0.5 * b + 0.01 * s + 1e-3 * c
 
 
+SMALL = {"kv_capacity_tokens": 700, "max_num_seqs": 16}
+APART = {"chunked_prefill": False, "mixed_steps": False}
 CASES = {
     "roomy": {},
     "few places": {"max_num_seqs": 4},
     "small budget": {"max_num_batched_tokens": 64, "max_num_seqs": 16},
+    "small chunks": {"long_prefill_token_threshold": 30, "max_num_seqs": 16},
     "whole prompts": {"chunked_prefill": False, "max_num_batched_tokens": 200, "max_num_seqs": 16},
-    "cache runs out": {"kv_capacity_tokens": 700, "max_num_seqs": 16},
-    "cache runs out, blocks": {"kv_capacity_tokens": 720, "max_num_seqs": 16, "block_size": 16},
+    "prompts apart": {**APART, "max_num_seqs": 16},
+    "patience": {"max_num_seqs": 3, "patience_ms": 150.0},
+    "cache runs out": SMALL,
+    "cache runs out, blocks": {**SMALL, "kv_capacity_tokens": 720, "block_size": 16},
+    "cache runs out, small chunks": {**SMALL, "long_prefill_token_threshold": 30},
+    "cache runs out, prompts apart": {**SMALL, **APART},
+    "cache runs out, patience": {**SMALL, "patience_ms": 150.0},
 }
 
 
@@ -49,21 +57,14 @@ def test_engine_is_the_one_written_down_by_hand(case, seed, linear_times):
         **({"max_num_seqs": 64, "max_num_batched_tokens": 1024, "block_size": 1} | CASES[case])
     )
     records = simulate_engine(served, settings, linear_times(), n_logged_steps=5_000)
-    capacity = settings.capacity_blocks
-    first, finish, log = serve_by_hand(
-        triples(served),
-        time_of=linear,
-        max_num_seqs=settings.max_num_seqs,
-        budget=settings.max_num_batched_tokens,
-        capacity=capacity,
-        block=settings.block_size,
-        chunked=settings.chunked_prefill,
-    )
-    np.testing.assert_allclose(records.step_log().to_numpy(), np.array(log), rtol=1e-9)
-    np.testing.assert_allclose(records.ttft_ms[0], first - served.arrival_ms, rtol=1e-9)
-    np.testing.assert_allclose(records.finish_ms[0], finish, rtol=1e-9)
-    preempted = records.total("preemptions").value
-    assert (preempted > 0) == case.startswith("cache")
+    plain = PlainEngine(triples(served), time_of=linear, settings=settings)
+    found = plain.serve()
+    np.testing.assert_allclose(records.step_log().to_numpy(), np.array(plain.log), rtol=1e-9)
+    for row, name in ((kernel.FIRST, "first"), (kernel.FINISH, "finish")):
+        np.testing.assert_allclose(records.times[0, row], found[name], rtol=1e-9)
+    np.testing.assert_allclose(records.times[0, kernel.OVERFLOWED], found["left"], rtol=1e-9)
+    assert (records.total("preemptions").value > 0) == case.startswith("cache")
+    assert records.overflowed.any() == ("patience" in case)
 
 
 def test_every_token_is_computed_once_unless_preempted(linear_times):
