@@ -43,12 +43,12 @@ def test_missing_context_is_replaced_by_the_typical_one(tiny_fleet, tiny_steps):
 
 def test_leave_one_out_is_the_harmonic_mean_of_densities(tiny_fleet, tiny_steps):
     """Of rows whose importance weights need no smoothing (Gelfand, Dey and Chang, 1992)."""
-    found = leave_one_out(tiny_fleet, tiny_steps, max_rows=20)
-    assert found.n_data_points == 20 * len(tiny_fleet.deployments)
+    found = leave_one_out(tiny_fleet, tiny_steps, max_rows=12)
+    assert found.n_data_points == 12 * len(tiny_fleet.deployments)
     assert (found.pareto_k < found.good_k).all()
     deployment = tiny_fleet.deployments[0]
     rows = tiny_steps.slice_of(deployment)
-    chosen = np.sort(np.random.default_rng(0).choice(np.arange(rows.start, rows.stop), 20, False))
+    chosen = np.sort(np.random.default_rng(0).choice(np.arange(rows.start, rows.stop), 12, False))
     for position, row in enumerate(chosen):
         step = {
             "batch_size": tiny_steps.batch_size[row],

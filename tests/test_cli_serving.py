@@ -111,7 +111,7 @@ def test_best_chunk_agrees_and_says_where_none_fits(run, tiny_file, served, tmp_
     plot = tmp_path / "chunks.png"
     answer = answered(run(*ask, "--tpot-limit-ms", 60, "--plot", plot, "--json"))
     choice = served.best_chunk(
-        prompt_tokens=256, running=8, running_context=272.0, tpot_limit_ms=60.0, risk=0.05
+        prompt_tokens=256, running=7, running_context=272.0, tpot_limit_ms=60.0, risk=0.05
     )
     assert answer["best_chunk"]["chunk_tokens"] == choice.chunk_tokens
     agrees(answer["best_chunk"]["floor_ms"], choice.floor_ms)

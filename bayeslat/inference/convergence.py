@@ -114,11 +114,13 @@ def convergence_verdict(
     max_depth : int
         Tree depth limit of the sampler.
     """
-    rhat, bulk, tail = (
-        az.rhat(posterior),
-        az.ess(posterior, method="bulk"),
-        az.ess(posterior, method="tail"),
-    )
+    # Chains that never moved have no variance within: their R-hat is infinite, and that is right.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rhat, bulk, tail = (
+            az.rhat(posterior),
+            az.ess(posterior, method="bulk"),
+            az.ess(posterior, method="tail"),
+        )
     worst_name, max_rhat = _extreme(rhat, largest=True)
     n_steps = sample_stats["n_steps"].to_numpy()
     return ConvergenceVerdict(

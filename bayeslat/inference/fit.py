@@ -1,7 +1,9 @@
 """Fit a fleet: observations and a spec in, a labelled posterior out."""
 
 from collections.abc import Callable
+from typing import Final
 
+import numpy as np
 import xarray as xr
 
 from bayeslat.catalog import Catalog
@@ -18,13 +20,19 @@ from bayeslat.observations import Observations
 __all__ = ["sample_fleet", "spec_for"]
 
 
+INFORMED_SHARE: Final = 0.5
+"""Share of the deployments that must tell r_C for it to be in the model."""
+
+
 def spec_for(observations: Observations, spec: ModelSpec | None) -> ModelSpec:
     """The spec in force: without the terms that no row can tell anything about.
 
-    Context is left out where no row records it, what prefills cost where every row is a decode
-    step, and what context costs beside a prefill where no such row attends to more than the tokens
-    that it computes.
+    Context is left out where no row records it, and what prefills cost where every row is a decode
+    step. What context costs beside a prefill is left out where no step computes prompts and attends
+    to more than their tokens; unless asked for, also where fewer than half of the deployments have
+    such steps: sampling then takes many times as long for a ratio that few predictions use.
     """
+    needed = INFORMED_SHARE if spec is None else 0.0
     spec = spec or ModelSpec()
     if not observations.has_context:
         spec = spec.without("tau_C")
@@ -32,7 +40,9 @@ def spec_for(observations: Observations, spec: ModelSpec | None) -> ModelSpec:
         spec = spec.without("r_F", "r_B")
     with_prefill = observations.total_tokens > observations.batch_size
     # Unknown contexts are NaN, which exceeds nothing.
-    if not (with_prefill & (observations.context_tokens > observations.total_tokens)).any():
+    older = with_prefill & (observations.context_tokens > observations.total_tokens)
+    informed = np.unique(observations.deployment_index[older]).size
+    if informed == 0 or informed < needed * len(observations.deployments):
         spec = spec.without("r_C")
     return spec
 

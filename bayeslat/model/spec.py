@@ -16,8 +16,8 @@ __all__ = ["DEFAULT_TERMS", "ModelSpec"]
 
 DEFAULT_TERMS: Final = ("tau_B", "tau_C", "r_F", "r_B", "r_C")
 """Optional terms of the default model; `tau_C` counts only where contexts were recorded, `r_F` and
-`r_B` only where steps other than decode steps were, and `r_C` only where such steps attend to more
-than their own tokens."""
+`r_B` only where steps other than decode steps were, and `r_C` only where half of the deployments
+have such steps that attend to more than their own tokens."""
 
 RATIO_OF: Final = {"r_B": "tau_B", "r_C": "tau_C"}
 """Terms that multiply another one."""

@@ -142,6 +142,7 @@ def test_simulations_take_the_settings_and_the_overhead(served):
             WORKLOAD,
             SETTINGS,
             prefill_settings=other.settings,
+            prefill_overhead=other.overhead,
             **link,
             **question,
             **engine,
