@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
-ABSOLUTE = re.compile(r"(?<![\w.])/\w[\w.-]*/\w[\w./-]*")
+ABSOLUTE = re.compile(r"(?<![\w.%])/\w[\w.-]*/\w[\w./-]*")
 
 
 def printed(cell):
@@ -44,4 +44,4 @@ def test_notebook_runs(path, shared_data):
 
 def test_a_path_of_a_machine_is_found():
     assert ABSOLUTE.findall("see /usr/lib/python3/x.py: a warning") == ["/usr/lib/python3/x.py"]
-    assert ABSOLUTE.findall("A100/llama/tp2, ../../shared/data, 1/s and 0.5 /s") == []
+    assert ABSOLUTE.findall("A100@40%/llama/tp2, ../../shared/data, 1/s and 0.5 /s") == []
