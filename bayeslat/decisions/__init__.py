@@ -13,12 +13,13 @@ from bayeslat.decisions.inversion import (
     nearest_tokens,
 )
 from bayeslat.decisions.loads import Disaggregation, LoadCurve
-from bayeslat.decisions.phases import RequestPhases, SteadyLoad
+from bayeslat.decisions.phases import RequestPhases
 from bayeslat.decisions.policies import Fallback, Policy, PolicyComparison, standard_policies
 from bayeslat.decisions.queues import PosteriorQueue
 from bayeslat.decisions.served import ServedDeployment
 from bayeslat.decisions.services import BatchService
 from bayeslat.decisions.serving import ServiceObjective, StepOverhead
+from bayeslat.decisions.steady import SteadyLoad
 
 __all__ = [
     "BatchService",

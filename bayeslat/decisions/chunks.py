@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslat.decisions.phases import check_count, check_not_negative
+from bayeslat.decisions.arguments import check_count, check_not_negative
 from bayeslat.errors import InputError
 from bayeslat.predictive import DeploymentDraws, Estimate, LatencyDistribution
 from bayeslat.predictive.draws import Points

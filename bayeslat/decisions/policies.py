@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslat import queueing
-from bayeslat.decisions.phases import check_count
+from bayeslat.decisions.arguments import check_count
 from bayeslat.decisions.services import BatchService
 from bayeslat.engine import Workload
 from bayeslat.errors import InputError

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bayeslat.decisions import chunks, phases, queues, services
+from bayeslat.decisions import chunks, phases, queues, services, steady
 from bayeslat.decisions.loads import Disaggregation, LoadCurve, compare_disaggregation, load_curve
 from bayeslat.decisions.policies import Policy, PolicyComparison, compare_policies
 from bayeslat.decisions.serving import ServiceObjective, StepOverhead, serve
@@ -69,7 +69,7 @@ class ServedDeployment:
         context_per_request : float, optional
             Positions of each running request; by default this request's own.
         **sampling
-            As in `bayeslat.decisions.phases.Sampling`.
+            As in `bayeslat.decisions.steps.Sampling`.
         """
         return phases.request_phases(
             self.draws,
@@ -88,13 +88,13 @@ class ServedDeployment:
         prompt_tokens: int,
         output_tokens: int,
         chunk_tokens: int | None = None,
-    ) -> phases.SteadyLoad:
+    ) -> steady.SteadyLoad:
         """What a load settles at: running requests, step time, whether it is sustained.
 
         As many requests run as places and the KV cache allow, each holding its prompt and, on
-        average, half of its output; see `bayeslat.decisions.phases.steady_load`.
+        average, half of its output; see `bayeslat.decisions.steady.steady_load`.
         """
-        return phases.steady_load(
+        return steady.steady_load(
             self.draws,
             arrivals_per_s=arrivals_per_s,
             prompt_tokens=prompt_tokens,

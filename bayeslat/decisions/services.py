@@ -15,8 +15,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslat.decisions.phases import check_count
+from bayeslat.decisions.arguments import check_count
 from bayeslat.decisions.serving import StepOverhead, thinned
+from bayeslat.decisions.steps import groups
 from bayeslat.errors import InputError
 from bayeslat.predictive import DeploymentDraws, Estimate
 from bayeslat.predictive.draws import Points
@@ -187,27 +188,16 @@ def _steps(size: int, prompt: int, output: int, budget: int) -> Points:
     positions of each request.
     """
     n_prefill = -(-size * prompt // budget)
-    place, prefills = _groups(n_prefill)
-    attended = size * prompt * place / n_prefill
-    place, decodes = _groups(output - 1)
+    before, prefills = groups(n_prefill, MAX_GROUPS)
+    attended = size * prompt * (before + 1.0) / n_prefill
+    before, decodes = groups(output - 1, MAX_GROUPS)
     tokens = np.repeat([size * prompt / n_prefill, size], [prefills.size, decodes.size])
     return Points(
         np.full(tokens.size, float(size)),
         tokens,
-        np.append(attended, size * (prompt + place)),
+        np.append(attended, size * (prompt + before + 1.0)),
         np.append(prefills, decodes),
     )
-
-
-def _groups(n_steps: int) -> tuple[Array, Array]:
-    """Middle (counted from one) and length of nearly equal groups of consecutive steps.
-
-    The first step is a group of its own: it may be the only one that attends to nothing older.
-    """
-    first = 1 if n_steps > MAX_GROUPS else 0
-    rest = np.linspace(first, n_steps, min(n_steps, MAX_GROUPS) - first + 1)
-    edges = np.append(np.zeros(first), np.round(rest))
-    return 0.5 * (edges[:-1] + edges[1:] + 1.0), np.diff(edges)
 
 
 def _moments(

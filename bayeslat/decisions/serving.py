@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from bayeslat.decisions.phases import check_count
+from bayeslat.decisions.arguments import check_count
 from bayeslat.engine import (
     EngineSettings,
     Pool,

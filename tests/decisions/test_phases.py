@@ -1,102 +1,35 @@
 import math
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from by_steps import (
+    assert_normal_rows,
+    decode_by_hand,
+    make_draws,
+    prefill_by_hand,
+    step,
+    sum_by_hand,
+)
 
-from bayeslat.decisions import phases
+from bayeslat.decisions import steps
 from bayeslat.decisions.phases import (
     end_to_end,
     inter_token_latency,
     prefill_time,
     request_phases,
-    steady_load,
     time_per_output_token,
     time_to_first_token,
 )
-from bayeslat.discrepancy import Discrepancy, basis_for
 from bayeslat.errors import InputError
-from bayeslat.predictive import DeploymentDraws, LatencyDistribution, SampledDistribution
+from bayeslat.predictive import LatencyDistribution, SampledDistribution
 from bayeslat.predictive.sampled import missing_normals, repeated_shares
-from bayeslat.schema import Deployment
 
-BASIS = basis_for(np.array([1.0, 8.0, 5.0]), np.array([1.0, 8.0, 260.0]))
 REQUEST = {"prompt_tokens": 900, "output_tokens": 60, "batch_size": 5, "chunk_tokens": 256}
 SMALL = {"n_replicates": 200}
 INDEPENDENT = {"repeated_share": 0.0}
 """Noise that is new in every step."""
-
-
-def make_draws(n=20, *, family="normal", nu=np.inf, sigma=0.1, spread=0.1, extended=False, **fixed):
-    rng = np.random.default_rng(7)
-    typical = {
-        "P_max": 30.0,
-        "k_S": 0.01,
-        "w_1": 1.0,
-        "tau_0": 5.0,
-        "tau_B": 0.05,
-        "tau_C": 1e-4,
-        "r_C": 1.5,
-        **fixed,
-    }
-    parameters = {name: value * rng.lognormal(0.0, spread, n) for name, value in typical.items()}
-    scale, nus = sigma * rng.lognormal(0.0, 0.1, n), np.full(n, nu)
-    draws = DeploymentDraws(Deployment("H100-80GB", "llama-7b"), parameters, scale, nus, family)
-    if not extended:
-        return draws
-    weights = 0.1 * rng.normal(size=(n, BASIS.size))
-    return replace(
-        draws,
-        slopes=rng.normal([0.4, 0.1, -0.1], 0.05, size=(n, 3)),
-        discrepancy=Discrepancy(BASIS, weights, np.full(n, 0.2)),
-    )
-
-
-def step(draws, b, s, c):
-    """Location and noise scale of one step in each draw, what is missed included; from scratch."""
-    p = draws.parameters
-    mu = p["tau_0"] + p["w_1"] * s / p["P_max"] / (1.0 - np.exp(-p["k_S"] * s))
-    mu = mu + p["tau_B"] * b + p["tau_C"] * (p["r_C"] if c > s > b else 1.0) * c
-    if draws.discrepancy is None:
-        return mu, mu * draws.sigma
-    h = 1.0 - b / s
-    features = [float(s > b), (1.0 - h) * np.log(s / 16.0), h * np.log(s / 512.0)]
-    phi = BASIS.features(np.array([b]), np.array([s]))[0]
-    mu = mu * np.exp(draws.discrepancy.weights @ phi)
-    missed = np.sqrt(1.0 - phi @ phi) * draws.discrepancy.scale * missing_normals(draws)
-    mu = mu * np.exp(missed)
-    return mu, mu * draws.sigma * np.exp(draws.slopes @ features)
-
-
-def prefill_by_hand(prompt, chunk, running, context):
-    done, steps = 0, []
-    while done < prompt:
-        new = min(chunk, prompt - done)
-        done += new
-        steps.append((running + 1, new + running, done + running * context))
-    return steps
-
-
-def decode_by_hand(batch, context, n_steps):
-    return [(batch, batch, batch * (context + j)) for j in range(n_steps)]
-
-
-def sum_by_hand(draws, steps):
-    """Mean and standard deviation of the sum of steps with normal noise, shape (draw,)."""
-    each = [step(draws, *one) for one in steps]
-    return sum(mu for mu, _ in each), np.sqrt(sum(np.square(sd) for _, sd in each))
-
-
-def assert_normal_rows(samples, mean, std):
-    """Rows of samples have these means and standard deviations, to four standard errors."""
-    n = samples.shape[1]
-    off = (samples.mean(axis=1) - mean) / (std / math.sqrt(n))
-    assert np.abs(off).max() < 4.0
-    assert abs(off.sum()) / math.sqrt(off.size) < 4.0
-    wide = (samples.std(axis=1) / std - 1.0) * math.sqrt(2.0 * n)
-    assert np.abs(wide).max() < 4.0
-    assert abs(wide.sum()) / math.sqrt(wide.size) < 4.0
 
 
 # Against sums over steps
@@ -165,7 +98,7 @@ def test_groups_of_steps_answer_as_every_step_alone(monkeypatch, family, nu):
     draws = make_draws(10, family=family, nu=nu, sigma=0.3, tau_C=1e-3)
     question = {"batch_size": 3, "context_per_request": 100.0, "output_tokens": 201} | INDEPENDENT
     grouped = time_per_output_token(draws, **question).samples
-    monkeypatch.setattr(phases, "MAX_GROUPS", 10_000)
+    monkeypatch.setattr(steps, "MAX_GROUPS", 10_000)
     alone = time_per_output_token(draws, **question, seed=1).samples
     n = grouped.shape[1]
     both = np.hypot(grouped.std(axis=1), alone.std(axis=1)) / math.sqrt(n)
@@ -374,101 +307,6 @@ def test_more_work_takes_longer(change, slower):
             assert after == pytest.approx(before, rel=3e-3), name
 
 
-# Load
-
-
-LOAD = {"prompt_tokens": 300, "output_tokens": 50, "chunk_tokens": 128, "max_running": 64}
-
-
-def engine(draws, gap_ms, n_requests):
-    """Requests at fixed gaps through continuous batching: mean batch and wait of the last tenth."""
-    now, left, decoding, area, last = 0.0, 0, [], 0.0, []
-    admitted, arrivals = 0, [i * gap_ms for i in range(n_requests)]
-    while admitted < n_requests:
-        if left == 0 and len(decoding) < 64 and arrivals[admitted] <= now:
-            left = 300
-            last.append(now - arrivals[admitted])
-            admitted += 1
-        elif left == 0 and not decoding:
-            now = arrivals[admitted]
-            continue
-        batch, new = len(decoding), min(left, 128)
-        prefilled = 300 - left + new if new else 0
-        context = sum(301 + j for j in decoding) + prefilled
-        took = float(step(draws, batch + (new > 0), batch + new, context)[0][0])
-        now, area = now + took, area + batch * took
-        decoding = [j + 1 for j in decoding if j + 1 < 49]
-        if new:
-            left -= new
-            if left == 0:
-                decoding.append(0)
-    return area / now, float(np.mean(last[-n_requests // 10 :]))
-
-
-@pytest.mark.parametrize("utilisation", [0.1, 0.5, 0.8])
-def test_running_batch_is_that_of_an_engine_under_regular_arrivals(utilisation):
-    draws = make_draws(1, sigma=1e-9, tau_C=5e-4)
-    capacity = steady_load(draws, arrivals_per_s=1.0, **LOAD).capacity_per_s[0]
-    load = steady_load(draws, arrivals_per_s=utilisation * capacity, **LOAD)
-    assert load.utilisation[0] == pytest.approx(utilisation)
-    running, wait = engine(draws, 1e3 / (utilisation * capacity), 500)
-    assert load.running[0] == pytest.approx(running, rel=0.08)
-    assert wait < 5.0 * load.step_ms[0]
-
-
-def test_capacity_is_where_an_engine_begins_to_fall_behind():
-    draws = make_draws(1, sigma=1e-9, tau_C=5e-4)
-    capacity = steady_load(draws, arrivals_per_s=1.0, **LOAD).capacity_per_s[0]
-    kept, lost = (engine(draws, 1e3 / (share * capacity), 1_500)[1] for share in (0.93, 1.07))
-    assert kept < 200.0
-    assert lost > 1_000.0
-
-
-def test_steps_of_one_length_have_a_closed_form():
-    draws = make_draws(30, P_max=1e9, tau_B=0.0, tau_C=0.0)
-    floor = draws.parameters["tau_0"]
-    load = steady_load(draws, arrivals_per_s=20.0, step_overhead_ms=0.5, **LOAD)
-    np.testing.assert_allclose(load.step_ms, floor + 0.5, rtol=1e-6)
-    np.testing.assert_allclose(load.running, 0.02 * 49 * (floor + 0.5), rtol=1e-3)
-    # A prompt has three chunks, and a request 49 decode steps: at most 49 / 3 requests run.
-    np.testing.assert_allclose(load.capacity_per_s, 1e3 / 3 / (floor + 0.5), rtol=1e-6)
-    few = steady_load(draws, arrivals_per_s=20.0, step_overhead_ms=0.5, **LOAD | {"max_running": 4})
-    np.testing.assert_allclose(few.capacity_per_s, 1e3 * 4 / 49 / (floor + 0.5), rtol=1e-6)
-
-
-def test_stability_is_judged_in_every_draw():
-    draws = make_draws(200, spread=0.2)
-    middle = float(np.median(steady_load(draws, arrivals_per_s=1.0, **LOAD).capacity_per_s))
-    load = steady_load(draws, arrivals_per_s=middle, **LOAD)
-    np.testing.assert_array_equal(load.stable, load.capacity_per_s >= middle)
-    np.testing.assert_array_equal(load.stable, load.utilisation <= 1.0)
-    assert load.probability_unstable == pytest.approx(0.5, abs=0.01)
-    quiet = steady_load(draws, arrivals_per_s=1e-6, **LOAD)
-    assert quiet.probability_unstable == 0.0
-    crowded = steady_load(draws, arrivals_per_s=1e6, **LOAD)
-    assert crowded.probability_unstable == 1.0
-    np.testing.assert_allclose(crowded.running, 49 / 3)
-
-
-def test_running_batch_grows_with_the_load():
-    draws = make_draws(20)
-    loads = [steady_load(draws, arrivals_per_s=rate, **LOAD) for rate in (0.0, 1.0, 5.0, 10.0)]
-    assert not loads[0].running.any()
-    for less, more in pairwise(loads):
-        assert (more.running > less.running).all()
-        assert (more.step_ms >= less.step_ms).all()
-
-
-def test_prompts_of_single_outputs_are_bounded_by_their_prefill():
-    draws = make_draws(5, sigma=1e-9)
-    question = {"prompt_tokens": 300, "output_tokens": 1, "chunk_tokens": 128, "max_running": 8}
-    load = steady_load(draws, arrivals_per_s=1.0, **question)
-    mean, _ = sum_by_hand(draws, prefill_by_hand(300, 128, 0, 0.0))
-    # A chunk in the middle stands for all, also for the first, which attends to nothing older.
-    np.testing.assert_allclose(load.capacity_per_s, 1e3 / mean, rtol=1e-3)
-    assert not load.running.any()
-
-
 def test_noise_of_different_questions_is_independent():
     draws = make_draws(10)
     short, long = (prefill_time(draws, prompt_tokens=n).samples for n in (300, 500))
@@ -516,21 +354,6 @@ def test_impossible_requests_are_refused_in_one_line(fault, message):
 def test_impossible_neighbours_are_refused(fault, message):
     with pytest.raises(InputError, match=message):
         prefill_time(make_draws(), **({"prompt_tokens": 10} | fault))
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ({"arrivals_per_s": -1.0}, "arrivals_per_s=-1"),
-        ({"arrivals_per_s": math.inf}, "arrivals_per_s=inf"),
-        ({"max_running": 0}, "max_running=0"),
-        ({"output_tokens": 0}, "output_tokens=0"),
-        ({"chunk_tokens": 0}, "chunk_tokens=0"),
-    ],
-)
-def test_impossible_loads_are_refused(fault, message):
-    with pytest.raises(InputError, match=message):
-        steady_load(make_draws(), **({"arrivals_per_s": 1.0} | LOAD | fault))
 
 
 def test_one_output_token_has_no_time_per_output_token():

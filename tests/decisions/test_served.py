@@ -17,6 +17,7 @@ from bayeslat.decisions import (
     queues,
     services,
     serving,
+    steady,
 )
 from bayeslat.engine import EngineSettings, Transfer, Workload
 from bayeslat.errors import InputError
@@ -74,9 +75,9 @@ def test_phases_take_the_overhead_of_every_draw(served):
     without = served.request_phases(**LENGTHS, n_replicates=50, step_overhead_ms=0.0)
     assert without.e2e.mean() < served.request_phases(**LENGTHS, n_replicates=50).e2e.mean()
     load = {"arrivals_per_s": 5.0, "prompt_tokens": 300, "output_tokens": 200}
-    expected = phases.steady_load(served.draws, **load, max_running=16, **gap)
+    expected = steady.steady_load(served.draws, **load, max_running=16, **gap)
     assert_same(served.steady_load(**load), expected)
-    expected = phases.steady_load(served.draws, **load, max_running=16, chunk_tokens=128, **gap)
+    expected = steady.steady_load(served.draws, **load, max_running=16, chunk_tokens=128, **gap)
     assert_same(served.steady_load(**load, chunk_tokens=128), expected)
 
 
