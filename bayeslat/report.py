@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from bayeslat import plots
 from bayeslat.checks import PredictionScores, predict_rows, prior_predictive, score_predictions
 from bayeslat.decisions import FeasibleRegion, ServedDeployment, ServiceObjective, StepOverhead
+from bayeslat.decisions.loads import loads_around
 from bayeslat.engine import Workload
 from bayeslat.errors import InputError
 from bayeslat.model.spec import ModelSpec
@@ -278,7 +279,7 @@ def _under_load(fleet: FleetPosterior, position: int) -> _Serving:
 def _loads(engine: ServedDeployment) -> list[float]:
     """Loads around what continuous batching sustains."""
     capacity = engine.steady_load(arrivals_per_s=0.0, **_REQUEST).capacity_per_s
-    return [share * float(np.median(capacity)) for share in _SHARES]
+    return loads_around(capacity, _SHARES)
 
 
 def _newcomer(cold_start: ColdStart) -> _Picture:

@@ -126,7 +126,12 @@ def phases(
         load = served.engine.steady_load(
             arrivals_per_s=arrivals_per_s, chunk_tokens=chunk_tokens, **lengths
         )
-        running = _settled(load, arrivals_per_s)
+        if not load.stable.any():
+            raise InputError(
+                f"got --arrivals-per-s {arrivals_per_s:g}, which is sustained in no posterior draw,"
+                f" expected less than {load.capacity_per_s.max():.3g} requests/s; lower the load"
+            )
+        running = load.typical_running
     running = running or 1
     found = served.engine.request_phases(
         **lengths,
@@ -213,18 +218,6 @@ def _check(
     check_positive("--arrivals-per-s", arrivals_per_s)
     check_positive("--tpot-limit-ms", tpot_limit_ms)
     check_positive("--ttft-limit-ms", ttft_limit_ms)
-
-
-def _settled(load: "SteadyLoad", arrivals_per_s: float) -> int:
-    """How many requests run under a load: the median over draws, at least one."""
-    import numpy as np
-
-    if not load.stable.any():
-        raise InputError(
-            f"got --arrivals-per-s {arrivals_per_s:g}, which is sustained in no posterior draw,"
-            f" expected less than {load.capacity_per_s.max():.3g} requests/s; lower the load"
-        )
-    return max(1, round(float(np.median(load.running))))
 
 
 def _summary(

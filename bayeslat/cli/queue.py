@@ -101,6 +101,7 @@ def queue(
     check_plot(plot)
     given = None if loads is None else parse_loads(loads)
     from bayeslat.decisions import standard_policies
+    from bayeslat.decisions.loads import loads_around
     from bayeslat.decisions.policies import compare_policies
     from bayeslat.engine import Workload
     from bayeslat.predictive.estimate import check_probability
@@ -114,9 +115,9 @@ def queue(
         posterior, gpu, model, overhead_ms=overhead_ms, tp=tp, engine=engine, precision=precision
     )
     service = served.engine.batch_service(
-        prompt_tokens=prompt_tokens, output_tokens=output_tokens, max_batch=max_batch
+        prompt_tokens=prompt_tokens, output_tokens=output_tokens, max_batch=max_batch, seed=seed
     )
-    rates = given or _default_loads(service)
+    rates = given or loads_around(service.capacity_per_draw(), DEFAULT_LOADS)
     with working("simulating the queues"):
         compared = compare_policies(
             service, policies, arrivals_per_s=rates, arrivals=arrivals, seed=seed
@@ -136,9 +137,9 @@ def queue(
         "capacity_per_s": estimate_dict(service.capacity_per_s(credible=credible)),
         "policies": table,
         "one_at_a_time": alone,
-        "sustained": _sustained(table),
+        "sustained": compared.sustained(unstable=STABLE),
         "sla_ms": sla_ms,
-        "within_sla": None if sla_ms is None else _within(table, sla_ms),
+        "within_sla": None if sla_ms is None else compared.keeping(sla_ms, credible=credible),
         "warnings": _warnings(table),
     }
     if plot is not None:
@@ -191,14 +192,6 @@ def _fallback(cut_ms: float | None, fallback_ms: float | None) -> "Fallback | No
     return Fallback(cut_ms, fallback_ms)
 
 
-def _default_loads(service: "BatchService") -> list[float]:
-    """Loads up to nearly the median capacity, three digits each."""
-    import numpy as np
-
-    capacity = float(np.median(service.capacity_per_draw()))
-    return [float(f"{share * capacity:.3g}") for share in DEFAULT_LOADS]
-
-
 def _refuse_unstable(compared: "PolicyComparison", service: "BatchService") -> None:
     """Refuse a question about which nothing can be said: all would wait for ever."""
     if compared.unstable.all():
@@ -238,31 +231,6 @@ def _alone(
             }
         )
     return rows
-
-
-def _sustained(table: list[dict[str, Any]]) -> dict[str, float | None]:
-    """The largest load of each policy up to which requests (almost surely) do not pile up."""
-    found: dict[str, float | None] = {}
-    failed = set()
-    for row in table:
-        name = row["policy"]
-        found.setdefault(name, None)
-        if row["p_unstable"] > STABLE:
-            failed.add(name)
-        elif name not in failed:
-            found[name] = row["arrivals_per_s"]
-    return found
-
-
-def _within(table: list[dict[str, Any]], sla_ms: float) -> dict[str, dict[str, list[float]]]:
-    """Loads at which each policy's p99 keeps the SLA: as its value says, and its upper bound."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for row in table:
-        own = found.setdefault(row["policy"], {"likely": [], "surely": []})
-        for key, column in (("likely", "p99_ms"), ("surely", "p99_ms_upper")):
-            if row[column] <= sla_ms:
-                own[key].append(row["arrivals_per_s"])
-    return found
 
 
 def _warnings(table: list[dict[str, Any]]) -> list[str]:

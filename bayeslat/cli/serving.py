@@ -299,8 +299,8 @@ def _workload(
 def _default_loads(
     served: Served, workload: "Workload", n_engines: int, *, recorded: bool
 ) -> list[float]:
-    """Loads around the median capacity of all engines and the recorded one, three digits each."""
-    import numpy as np
+    """Loads around the capacity of all engines, and the recorded one."""
+    from bayeslat.decisions.loads import loads_around
 
     steady = served.engine.steady_load(
         arrivals_per_s=0.0,
@@ -308,8 +308,7 @@ def _default_loads(
         output_tokens=round(workload.output_tokens.mean()),
         chunk_tokens=served.engine.settings.max_num_batched_tokens,
     )
-    capacity = n_engines * float(np.median(steady.capacity_per_s))
-    loads = {float(f"{share * capacity:.3g}") for share in DEFAULT_LOADS}
+    loads = set(loads_around(n_engines * steady.capacity_per_s, DEFAULT_LOADS))
     if recorded:
         loads.add(float(f"{workload.arrivals_per_s:.3g}"))
     return sorted(loads)

@@ -26,7 +26,7 @@ from bayeslat.errors import InputError
 from bayeslat.predictive import DeploymentDraws, Estimate
 from bayeslat.predictive.estimate import check_probability, estimate
 
-__all__ = ["Disaggregation", "LoadCurve", "compare_disaggregation", "load_curve"]
+__all__ = ["Disaggregation", "LoadCurve", "compare_disaggregation", "load_curve", "loads_around"]
 
 type Array = NDArray[np.float64]
 
@@ -183,6 +183,20 @@ class Disaggregation:
         better, worse = apart > (1.0 + MARGIN) * together, together > (1.0 + MARGIN) * apart
         table["p_disaggregated_wins"] = np.mean(0.5 + 0.5 * better - 0.5 * worse, axis=1)
         return table
+
+
+def loads_around(capacity_per_s: Array, shares: Sequence[float]) -> list[float]:
+    """Loads at shares of the median capacity over draws, three digits each.
+
+    Parameters
+    ----------
+    capacity_per_s : array, shape (draw,)
+        Requests a second that are sustained.
+    shares : sequence of float
+        Of that capacity, ascending.
+    """
+    capacity = float(np.median(capacity_per_s))
+    return [float(f"{share * capacity:.3g}") for share in shares]
 
 
 def load_curve(

@@ -173,6 +173,57 @@ class PolicyComparison:
         levels = [0.5, tail, 1.0 - tail]
         return Estimate(*map(float, np.quantile(own, levels, method="inverted_cdf")))
 
+    def sustained(self, *, unstable: float = 0.05) -> dict[str, float | None]:
+        """The load up to which requests do not pile up, by the name of the policy.
+
+        Parameters
+        ----------
+        unstable : float
+            Probability of instability up to which a load counts as sustained.
+
+        Returns
+        -------
+        dict
+            The largest simulated load below which all are sustained; None where none is.
+        """
+        found: dict[str, float | None] = {}
+        for policy, runs in zip(self.policies, self.unstable, strict=True):
+            kept = runs.mean(axis=1) <= unstable
+            n = kept.size if kept.all() else int(np.argmin(kept))
+            found[policy.name] = float(self.arrivals_per_s[n - 1]) if n else None
+        return found
+
+    def keeping(self, sla_ms: float, *, credible: float = 0.9) -> dict[str, dict[str, list[float]]]:
+        """Loads at which the p99 is within a limit, by the name of the policy.
+
+        Parameters
+        ----------
+        sla_ms : float
+            Limit in milliseconds.
+        credible : float
+            Mass of the interval whose upper bound has to keep the limit for "surely".
+
+        Returns
+        -------
+        dict
+            For each policy the loads under "likely" (the p99 itself) and "surely" (its upper
+            credible bound).
+        """
+        found = {}
+        for p, policy in enumerate(self.policies):
+            p99 = [self.percentile(p, i, "p99", credible=credible) for i in range(self.n_loads)]
+            bounds = {"likely": [e.value for e in p99], "surely": [e.upper for e in p99]}
+            found[policy.name] = {
+                key: self.arrivals_per_s[np.array(times) <= sla_ms].tolist()
+                for key, times in bounds.items()
+            }
+        return found
+
+    @property
+    def n_loads(self) -> int:
+        """Number of loads."""
+        return self.arrivals_per_s.size
+
     def table(self, *, credible: float = 0.9) -> pd.DataFrame:
         """One row for each policy and load, with intervals.
 

@@ -47,6 +47,11 @@ class SteadyLoad:
     stable: NDArray[np.bool_]
 
     @property
+    def typical_running(self) -> int:
+        """Median over draws of the running batch, a whole number of at least one."""
+        return max(1, round(float(np.median(self.running))))
+
+    @property
     def probability_unstable(self) -> float:
         """Posterior probability that the load is not sustained."""
         return 1.0 - float(self.stable.mean())

@@ -3,7 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bayeslat.decisions.loads import LoadCurve, compare_disaggregation, load_curve
+from bayeslat.decisions.loads import (
+    LoadCurve,
+    compare_disaggregation,
+    load_curve,
+    loads_around,
+)
 from bayeslat.decisions.serving import ServiceObjective, StepOverhead, serve
 from bayeslat.engine import EngineSettings, Transfer, Workload, kernel
 from bayeslat.errors import InputError
@@ -41,6 +46,10 @@ def curve_of(records, loads, objective=ANY, n_gpus=1):
 
 
 # Load and capacity
+
+
+def test_loads_around_a_capacity_are_shares_of_its_median():
+    assert loads_around(np.array([1.0, 12.3456, 1e9]), (0.1, 1.0)) == [1.23, 12.3]
 
 
 def test_goodput_is_the_load_until_the_engine_cannot_keep_up():

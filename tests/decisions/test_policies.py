@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -293,6 +294,43 @@ def test_the_last_requests_of_a_batch_that_never_fills_do_not_count():
     )
     np.testing.assert_allclose(found.percentiles, 4.0)
     assert found.mean_batch[0, 0, 0] == 4.0
+
+
+# What a comparison answers
+
+
+def compared(p99_ms, unstable):
+    """Policies and loads with these p99s, shape (policy, load, draw), and these unstable draws."""
+    p99_ms = np.array(p99_ms, dtype=float)
+    policies = [Policy(f"policy {i}") for i in range(p99_ms.shape[0])]
+    service = constant_service(*[[1.0]] * p99_ms.shape[2])
+    rates = 10.0 * (1 + np.arange(p99_ms.shape[1]))
+    found = compare_policies(service, policies, arrivals_per_s=list(rates), n_requests=100)
+    percentiles = np.stack([p99_ms / 2.0, p99_ms], axis=-1)
+    assert percentiles.shape == found.percentiles.shape
+    return replace(found, percentiles=percentiles, unstable=np.array(unstable, dtype=bool))
+
+
+def test_a_load_is_sustained_up_to_the_first_that_is_not():
+    never, at_last, at_once = [[0, 0]] * 3, [[0, 0], [0, 0], [1, 0]], [[1, 1]] * 3
+    back = [[0, 0], [1, 1], [0, 0]]
+    found = compared(np.ones((4, 3, 2)), [never, at_last, at_once, back])
+    assert found.sustained() == {
+        "policy 0": 30.0,
+        "policy 1": 20.0,
+        "policy 2": None,
+        "policy 3": 10.0,
+    }
+    assert found.sustained(unstable=0.5)["policy 1"] == 30.0
+
+
+def test_loads_that_keep_a_limit_likely_and_surely():
+    quick, mixed, slow = [1.0, 1.0, 1.0], [1.0, 2.0, 9.0], [9.0, 9.0, np.inf]
+    found = compared([[quick, mixed, slow], [mixed, slow, slow]], np.zeros((2, 3, 3)))
+    assert found.keeping(5.0) == {
+        "policy 0": {"likely": [10.0, 20.0], "surely": [10.0]},
+        "policy 1": {"likely": [10.0], "surely": []},
+    }
 
 
 # Tables and wrong questions

@@ -79,7 +79,9 @@ def test_stability_is_judged_in_every_draw():
     np.testing.assert_array_equal(load.stable, load.capacity_per_s >= middle)
     np.testing.assert_array_equal(load.stable, load.utilisation <= 1.0)
     assert load.probability_unstable == pytest.approx(0.5, abs=0.01)
+    assert load.typical_running == round(float(np.median(load.running)))
     quiet = steady_load(draws, arrivals_per_s=1e-6, **LOAD)
+    assert quiet.typical_running == 1
     assert quiet.probability_unstable == 0.0
     crowded = steady_load(draws, arrivals_per_s=1e6, **LOAD)
     assert crowded.probability_unstable == 1.0
