@@ -10,6 +10,7 @@ __all__ = [
     "ConvergenceError",
     "InputError",
     "PosteriorFileError",
+    "StaleGateError",
     "UnknownDeploymentError",
 ]
 
@@ -36,6 +37,10 @@ class UnknownDeploymentError(BayeslatError, KeyError):
 
 class PosteriorFileError(BayeslatError, OSError):
     """A saved posterior is missing, damaged or of a schema that this version does not read."""
+
+
+class StaleGateError(BayeslatError, RuntimeError):
+    """A compiled gate belongs to another posterior than the one it is used with."""
 
 
 class ConvergenceError(BayeslatError, RuntimeError):

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bayeslat"
 
 STAGES = (
-    ("errors", "schema", "noise", "saturation", "discrepancy", "roofline", "queueing"),
+    ("errors", "schema", "noise", "saturation", "discrepancy", "roofline", "queueing", "gate"),
     ("catalog",),
     ("simulate", "profiling"),
     ("observations",),

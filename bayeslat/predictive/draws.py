@@ -1,5 +1,6 @@
 """Posterior draws of one deployment, in the layout that the compiled kernels read."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +128,18 @@ class DeploymentDraws:
     def n_draws(self) -> int:
         """Number of draws."""
         return self.sigma.size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the draws and of what they are draws of."""
+        found = hashlib.sha256(f"{self.deployment.label} {self.family}".encode())
+        columns, weights, n_draws, _ = self._formula
+        of_discrepancy: list[Any] = []
+        if self.discrepancy is not None:
+            of_discrepancy = [self.discrepancy.basis.centres, self.discrepancy.reach]
+        for values in (n_draws, columns, weights, self.nu, *of_discrepancy):
+            found.update(np.ascontiguousarray(values, dtype=float).tobytes())
+        return found.hexdigest()
 
     @property
     def noise(self) -> NoiseFamily:

@@ -36,6 +36,7 @@ __all__ = [
     "N_CELLS",
     "locate",
     "ppf_mean",
+    "sf_blends",
     "sf_draws",
     "sf_mean",
     "tail_table",
@@ -407,6 +408,34 @@ def sf_draws(columns, weights, n_draws, sharp, steps, features, tables, log_scal
         for m in range(n_draws):
             mu[i, m] = _read(nodes, m, place[m])[0]
     return mu
+
+
+@_rowwise
+def sf_blends(first, second, sigma, tables, log_scale, x, share):
+    """Mean over draws of P(X > x) where latency is (1 - share) first + share second in each draw.
+
+    `first`, `second` and `sigma` have shape (point, draw); `x`, `share` and the result have shape
+    (point, level). X is latency, or its logarithm where the noise is on that scale. With a negative
+    share the logarithm of the blend goes on as the parabola that touches it at zero, so that the
+    latency stays positive.
+    """
+    result, rows = np.empty(x.shape), np.empty((3, first.shape[1]))
+    mu, scale, place, nodes = rows[0], rows[1], rows[2], tables.reshape(-1)
+    for i in range(x.shape[0]):
+        one, other = first[i], second[i]
+        for j in range(x.shape[1]):
+            part = share[i, j]
+            if part >= 0.0:
+                for m in range(one.size):
+                    mu[m] = (1.0 - part) * one[m] + part * other[m]
+            else:
+                for m in range(one.size):
+                    bend = part * (other[m] / one[m] - 1.0)
+                    mu[m] = one[m] * _exp(bend - 0.5 * bend * bend)
+            scale[:] = sigma[i]
+            _standardise(log_scale, mu, scale)
+            result[i, j] = _evaluate(nodes, mu, scale, x[i, j], place)[0] / one.size
+    return result
 
 
 @_sum

@@ -1,4 +1,4 @@
-"""A compiled gate: P(step latency > SLA) <= risk, answered in microseconds without the posterior."""
+"""What a scheduler asks before every step."""
 
 from typing import Any, Protocol
 

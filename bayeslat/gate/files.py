@@ -1,0 +1,112 @@
+"""Gates in files: a header and coefficients, a few kilobytes without any code in them."""
+
+import io
+import json
+import os
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslat.errors import InputError
+from bayeslat.gate.series import Piece, Profiles
+
+if TYPE_CHECKING:
+    from bayeslat.gate.compiled import Gate
+
+__all__ = ["from_bytes", "read", "to_bytes", "write"]
+
+type Array = NDArray[np.float64]
+
+VERSION: Final = 1
+"""Of the format; raised when a reader of old files would misread new ones."""
+
+_FIELDS: Final = (
+    "deployment", "sla_ms", "risk", "max_batch_size", "max_total_tokens", "fingerprint", "quantum",
+)  # fmt: skip
+
+
+def to_bytes(gate: "Gate") -> bytes:
+    """A gate as an archive of numpy arrays."""
+    header = {name: getattr(gate, name) for name in _FIELDS}
+    header |= {"version": VERSION, "accuracy": asdict(gate.accuracy)}
+    header["log_scale"] = gate.profiles.log_scale
+    header["pieces"] = [
+        [piece.regime, piece.low, piece.high, *piece.series.shape] for piece in gate.pieces
+    ]
+    multiples = np.concatenate([np.ravel(piece.series) for piece in gate.pieces]) / gate.quantum
+    held = io.BytesIO()
+    np.savez_compressed(
+        held,
+        header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
+        levels=np.stack([gate.profiles.probability, gate.profiles.density, gate.profiles.variate]),
+        curves=gate.profiles.curves.astype(np.float32),
+        # Bytes of one weight stand together: those of high weight are mostly zero, and compress.
+        series=np.round(multiples).astype("<i4").view(np.uint8).reshape(-1, 4).T.copy(),
+    )
+    return held.getvalue()
+
+
+def from_bytes(content: bytes, source: str) -> tuple[dict[str, Any], Profiles, tuple[Piece, ...]]:
+    """Header, profiles and pieces of a gate.
+
+    Raises
+    ------
+    InputError
+        The content is no gate, or of another version.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            header = json.loads(archive["header"].tobytes())
+            levels, curves, packed = archive["levels"], archive["curves"], archive["series"]
+        version = header.pop("version")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as fault:
+        raise InputError(
+            f"got {source}, which is no compiled gate ({fault}), expected what Gate.save writes;"
+            " compile the gate again"
+        ) from fault
+    if version != VERSION:
+        raise InputError(
+            f"got {source}, a gate of format {version}, expected format {VERSION}; compile it again"
+        )
+    values = np.ascontiguousarray(packed.T).view("<i4").ravel() * header["quantum"]
+    pieces, start = [], 0
+    for regime, low, high, *shape in header.pop("pieces"):
+        size = int(np.prod(shape))
+        series = values[start : start + size].reshape(shape)
+        pieces.append(Piece(regime, low, high, series))
+        start += size
+    probability, density, variate = levels
+    log_scale = header.pop("log_scale")
+    profiles = Profiles(probability, density, variate, curves.astype(float), log_scale)
+    return header, profiles, tuple(pieces)
+
+
+def read(path: Path) -> bytes:
+    """Content of a file.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as fault:
+        raise InputError(
+            f"got {path}, which cannot be read ({fault.strerror}), expected a saved gate; check the"
+            " path"
+        ) from fault
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: under a temporary name first."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
