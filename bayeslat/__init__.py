@@ -28,8 +28,10 @@ if TYPE_CHECKING:
         ConvergenceError,
         InputError,
         PosteriorFileError,
+        StaleGateError,
         UnknownDeploymentError,
     )
+    from bayeslat.gate import Gate
     from bayeslat.inference.convergence import ConvergenceVerdict
     from bayeslat.model import ModelSpec, Prior, ScalePrior, build_model
     from bayeslat.observations import (
@@ -65,6 +67,7 @@ __all__ = [
     "FeasibleRegion",
     "FeasibleSet",
     "FleetPosterior",
+    "Gate",
     "InputError",
     "LatencyDistribution",
     "ModelSpec",
@@ -80,6 +83,7 @@ __all__ = [
     "ServiceObjective",
     "ServingRecords",
     "SimulatedFleet",
+    "StaleGateError",
     "StepOverhead",
     "UnitWarning",
     "UnknownDeploymentError",
@@ -123,7 +127,9 @@ _HOMES = {
     "ConvergenceError": "bayeslat.errors",
     "InputError": "bayeslat.errors",
     "PosteriorFileError": "bayeslat.errors",
+    "StaleGateError": "bayeslat.errors",
     "UnknownDeploymentError": "bayeslat.errors",
+    "Gate": "bayeslat.gate",
     "ConvergenceVerdict": "bayeslat.inference.convergence",
     "ModelSpec": "bayeslat.model",
     "Prior": "bayeslat.model",

@@ -16,8 +16,10 @@ from numpy.typing import ArrayLike
 from bayeslat import decisions
 from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
 from bayeslat.discrepancy import Basis
+from bayeslat.decisions.compiling import compile_gate
 from bayeslat.engine import EngineSettings
 from bayeslat.errors import InputError, UnknownDeploymentError
+from bayeslat.gate import Gate
 from bayeslat.identifiability import combinations, identifiability_table
 from bayeslat.inference.cold_start import (
     conditioned_newcomers,
@@ -309,6 +311,63 @@ class FleetPosterior:
         """P(latency > SLA) over a grid; see `bayeslat.decisions.feasible_region`."""
         draws, context, query = self._question(gpu, model, context_tokens, query)
         return decisions.feasible_region(draws, **context, **query)
+
+    def compile(
+        self,
+        gpu: str,
+        model: str,
+        *,
+        sla_ms: float,
+        risk: float = 0.01,
+        max_batch_size: int = 256,
+        max_total_tokens: int = 8192,
+        tp: int | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
+    ) -> Gate:
+        """P(latency > SLA) <= risk of one deployment as a gate that answers in microseconds.
+
+        Parameters
+        ----------
+        gpu, model, tp, engine, precision
+            The deployment, as in `find`.
+        sla_ms, risk : float
+            Limit of a step's latency in milliseconds, and the admitted probability of exceeding it.
+        max_batch_size, max_total_tokens : int
+            Largest step of the engine.
+
+        Raises
+        ------
+        UnknownDeploymentError, InputError
+            For a deployment that is not there, a risk outside (0, 1), or an SLA that no step keeps.
+        """
+        found = self.find(gpu, model, tp=tp, engine=engine, precision=precision)
+        return compile_gate(
+            self.draws(found),
+            sla_ms=sla_ms,
+            risk=risk,
+            max_batch_size=max_batch_size,
+            max_total_tokens=max_total_tokens,
+        )
+
+    def check_gate(self, gate: Gate) -> None:
+        """Refuse a gate that does not stand for this posterior.
+
+        Raises
+        ------
+        StaleGateError
+            The gate was compiled from other draws of its deployment.
+        UnknownDeploymentError
+            This posterior does not hold the deployment of the gate.
+        """
+        labels = [deployment.label for deployment in self.deployments]
+        if gate.deployment not in labels:
+            nearest = difflib.get_close_matches(gate.deployment, labels, n=3, cutoff=0.0)
+            raise UnknownDeploymentError(
+                f"got a gate of {gate.deployment}, which this posterior does not hold; nearest:"
+                f" {', '.join(nearest)}; compile a gate of one of these"
+            )
+        gate.check(self.draws(self.deployments[labels.index(gate.deployment)]).fingerprint)
 
     def serving(
         self,

@@ -1,12 +1,13 @@
 """FleetPosterior: queries, provenance, bad questions."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import bayeslat as bl
-from bayeslat.errors import InputError, UnknownDeploymentError
+from bayeslat.errors import InputError, StaleGateError, UnknownDeploymentError
 
 STEP = {"batch_size": 8, "total_tokens": 8, "context_tokens": 4000}
 
@@ -101,3 +102,23 @@ def test_impossible_steps_and_settings_are_refused(tiny_fleet, tiny_steps):
         bl.fit(tiny_steps, sampler="metropolis")
     with pytest.raises(InputError, match="2 chains"):
         bl.fit(tiny_steps, chains=1)
+
+
+# Gates
+
+
+def test_a_gate_stands_for_its_posterior(tiny_fleet):
+    gate = tiny_fleet.compile(
+        "H100-80GB", "llama-7b", sla_ms=40.0, risk=0.05, max_batch_size=16, max_total_tokens=256
+    )
+    tiny_fleet.check_gate(gate)
+    latency = tiny_fleet.latency(
+        "H100-80GB", "llama-7b", batch_size=8, total_tokens=100, context_tokens=4_000
+    )
+    assert gate.p_exceed(8, 100, 4_000) == pytest.approx(latency.sf(40.0), abs=5e-4)
+    with pytest.raises(StaleGateError, match="stale"):
+        tiny_fleet.check_gate(replace(gate, fingerprint="0" * 64))
+    with pytest.raises(UnknownDeploymentError, match="nearest: H100-80GB/llama-7b"):
+        tiny_fleet.check_gate(replace(gate, deployment="H100-80GB/llama-8b/tp1/simulated"))
+    with pytest.raises(UnknownDeploymentError, match="nearest"):
+        tiny_fleet.compile("H100-80GB", "llama-8b", sla_ms=40.0)

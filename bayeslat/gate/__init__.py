@@ -9,7 +9,19 @@ A gate needs numpy and nothing else; this package imports nothing heavier.
 """
 
 from bayeslat.gate.base import StepGate
+from bayeslat.gate.batching import Decode, Prompt, StepPlan, TokenBudget, build_step
 from bayeslat.gate.compiled import Accuracy, Gate
 from bayeslat.gate.series import Piece, Profiles
 
-__all__ = ["Accuracy", "Gate", "Piece", "Profiles", "StepGate"]
+__all__ = [
+    "Accuracy",
+    "Decode",
+    "Gate",
+    "Piece",
+    "Profiles",
+    "Prompt",
+    "StepGate",
+    "StepPlan",
+    "TokenBudget",
+    "build_step",
+]

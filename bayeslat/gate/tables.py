@@ -47,7 +47,9 @@ class Row:
 
     def last(self, context: int) -> int:
         """Largest i that fits with C positions; negative where none does."""
-        return max(self._last_own(context), self._older_below(context))
+        own = self._last_own(context)
+        # A step with C <= S has more tokens than any with C > S.
+        return own if own > 0 else max(own, self._older_below(context))
 
     def _older_below(self, context: int) -> int:
         last = self._last_older(context)
