@@ -52,6 +52,8 @@ class Request:
 class ConstantBudget:
     """Continuous batching with chunked prefill under a constant budget of tokens."""
 
+    max_prompts_per_step: int | None = None
+
     def __init__(self, max_num_scheduled_tokens: int, max_num_seqs: int) -> None:
         self.max_num_scheduled_tokens = max_num_scheduled_tokens
         self.max_num_seqs = max_num_seqs
@@ -65,14 +67,18 @@ class ConstantBudget:
     def schedule(self) -> dict[str, int]:
         """Tokens that each request computes in the next step."""
         budget, scheduled = self.token_budget(), {}
+        prompts = sum(not one.decodes for one in self.running)
         for request in self.running:
             tokens = min(1 if request.decodes else request.left, budget)
             if tokens:
                 scheduled[request.name] = tokens
                 budget -= tokens
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
+            if prompts == self.max_prompts_per_step:
+                break
             request = self.waiting.popleft()
             self.running.append(request)
+            prompts += 1
             tokens = min(request.left, budget)
             scheduled[request.name] = tokens
             budget -= tokens
@@ -80,7 +86,12 @@ class ConstantBudget:
 
 
 class GatedBudget(ConstantBudget):
-    """The same loop with a budget that a posterior gives."""
+    """The same loop with a budget that a posterior gives.
+
+    The budget is of a known number of prompts, so that no more of them may share a step.
+    """
+
+    max_prompts_per_step = 4
 
     def __init__(self, gate: StepGate, max_num_scheduled_tokens: int, max_num_seqs: int) -> None:
         super().__init__(max_num_scheduled_tokens, max_num_seqs)
@@ -91,7 +102,14 @@ class GatedBudget(ConstantBudget):
         decoding = [one for one in self.running if one.decodes]
         partial = [one.computed_tokens for one in self.running if not one.decodes]
         positions = sum(one.computed_tokens + 1 for one in decoding)
-        return self.budget(len(decoding), positions, sum(partial))
+        room = self.max_num_seqs - len(self.running)
+        new = min(len(self.waiting), self.max_prompts_per_step - len(partial), room)
+        return self.budget(
+            len(decoding),
+            positions,
+            n_prompts=max(len(partial) + new, 1),
+            prompt_context=sum(partial),
+        )
 
 
 class GatedStep(ConstantBudget):

@@ -15,13 +15,13 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 
 from bayeslat.gate import Profiles
 from bayeslat.gate.series import DECODE, OWN
-from bayeslat.noise import NoiseFamily
 from bayeslat.predictive import DeploymentDraws
 from bayeslat.predictive.draws import Points
-from bayeslat.predictive.kernels import sf_blends, tail_table
+from bayeslat.predictive.kernels import sf_blends
 
 __all__ = ["Part", "reduced"]
 
@@ -50,7 +50,9 @@ SURE: Final = 1.0 - 1e-5
 UNREACHED: Final = 0.02
 """What the curves of a node count for whose steps never keep the SLA."""
 
-SOLVING_STEPS: Final = 2
+N_FEW: Final = 500
+"""Draws that lead near the levels, about."""
+
 N_THREADS: Final = 2
 
 BACKWARDS: Final = 0.5
@@ -85,7 +87,7 @@ class Part:
         sla_ms: float,
     ) -> None:
         self.regime, self.low, self.high = regime, low, high
-        self._log_scale, self._tables = draws.noise.log_scale, tail_table(draws.noise, draws.nu)
+        self._tables, self._log_scale = draws.tables()
         n_tokens, n_share = ORDERS
         along, across = _roots(n_tokens), _roots(1 if regime == DECODE else n_share)
         self._shape = along.size, across.size
@@ -135,14 +137,16 @@ class Part:
         found = self.exceedance(np.log(ratio) if self._log_scale else ratio - 1.0)
         return np.asarray(found[:, 0] < SURE)
 
-    def exceedance(self, y: Array) -> Array:
-        """P(latency > SLA) at y, shape (node, level)."""
+    def exceedance(self, y: Array, *, every: int = 1) -> Array:
+        """P(latency > SLA) at y, shape (node, level), of all draws or of every so-manieth."""
         x = y if self._log_scale else 1.0 + y
         share = self._share(np.exp(y) if self._log_scale else np.maximum(x, 0.0))
+        draws = self._first[:, ::every], self._second[:, ::every], self._sigma[:, ::every]
+        tables = np.ascontiguousarray(self._tables[::every])
 
         def answer(part: slice) -> Array:
-            rows = (np.ascontiguousarray(v[part]) for v in (self._first, self._second, self._sigma))
-            return sf_blends(*rows, self._tables, self._log_scale, x[part], share[part])
+            rows = (np.ascontiguousarray(values[part]) for values in draws)
+            return sf_blends(*rows, tables, self._log_scale, x[part], share[part])
 
         bounds = np.linspace(0, y.shape[0], 4 * N_THREADS + 1).astype(int)
         with ThreadPoolExecutor(N_THREADS) as pool:
@@ -157,22 +161,23 @@ class Part:
         beyond = ratio / self._without_context[:, None] - 1.0
         return np.where(beyond < 0.0, -beyond, -BACKWARDS * np.tanh(beyond / BACKWARDS))
 
-    def solved(self, draws: DeploymentDraws, profiles: Profiles) -> Array:
-        """The y of each level, shape (node, level)."""
-        noise, nu = draws.noise, np.asarray(np.median(draws.nu))
-        wanted = profiles.variate
-        y = self.spread()[:, None] * wanted
-        reached = self._variate(y, noise, nu)
-        y = np.stack([_inverted(v, own, wanted) for v, own in zip(reached, y, strict=True)])
-        for _ in range(SOLVING_STEPS):
-            # The variate is nearly linear in y, so the slope across the neighbours is enough.
-            y = y - (self._variate(y, noise, nu) - wanted) * np.gradient(y, wanted, axis=1)
-        return y
+    def solved(self, draws: DeploymentDraws, levels: Profiles) -> Array:
+        """The y of each level, shape (node, level).
 
-    def _variate(self, y: Array, noise: NoiseFamily, nu: Array) -> Array:
-        """The standard variate that has the exceedance at y."""
-        probability = np.clip(self.exceedance(y), 1e-9, 1.0 - 1e-9)
-        return noise.standard_ppf(1.0 - probability, nu)
+        A few draws lead near them. All draws are asked once there, and a spline through what they
+        answer leads to the levels.
+        """
+        noise, nu = draws.noise, np.asarray(np.median(draws.nu))
+
+        def variate(y: Array, every: int) -> Array:
+            probability = np.clip(self.exceedance(y, every=every), 1e-9, 1.0 - 1e-9)
+            return noise.standard_ppf(1.0 - probability, nu)
+
+        wanted, few = levels.variate, max(1, draws.n_draws // N_FEW)
+        y = self.spread()[:, None] * wanted
+        for inverted in (_by_lines, _by_lines, _by_splines):
+            y = inverted(variate(y, few), y, wanted)
+        return _by_splines(variate(y, 1), y, wanted)
 
     def series(self, weights: Array) -> Array:
         """Chebyshev coefficients of the maps, given the weights of the profiles at the nodes."""
@@ -218,9 +223,20 @@ def _roots(n: int) -> Array:
     return np.cos(np.pi * (np.arange(n) + 0.5) / n)
 
 
-def _inverted(reached: Array, y: Array, wanted: Array) -> Array:
-    """First guess of y at the wanted variates; lines of the ends go on beyond them."""
-    order = np.maximum.accumulate(reached) + 1e-9 * np.arange(reached.size)
-    found = np.interp(wanted, order, y)
-    slope = (y[-1] - y[0]) / (order[-1] - order[0])
-    return np.asarray(found + slope * (wanted - np.clip(wanted, order[0], order[-1])))
+def _by_lines(reached: Array, y: Array, wanted: Array) -> Array:
+    """The y of wanted variates from those reached, by lines between them and beyond the ends."""
+    found = np.empty_like(y)
+    for i, own in enumerate(np.maximum.accumulate(reached, axis=1)):
+        rising = own + 1e-9 * np.arange(own.size)
+        slope = (y[i, -1] - y[i, 0]) / (rising[-1] - rising[0])
+        beyond = wanted - np.clip(wanted, rising[0], rising[-1])
+        found[i] = np.interp(wanted, rising, y[i]) + slope * beyond
+    return found
+
+
+def _by_splines(reached: Array, y: Array, wanted: Array) -> Array:
+    """The same by cubic splines, where the variates reached rise."""
+    found = _by_lines(reached, y, wanted)
+    for i in np.flatnonzero((np.diff(reached, axis=1) > 0.0).all(axis=1)):
+        found[i] = CubicSpline(reached[i], y[i])(wanted)
+    return found

@@ -176,7 +176,9 @@ class TokenBudget:
     gate: StepGate
     most: int
 
-    def __call__(self, n_decodes: int, context_tokens: int, prompt_context: int = 0) -> int:
+    def __call__(
+        self, n_decodes: int, context_tokens: int, *, n_prompts: int = 1, prompt_context: int = 0
+    ) -> int:
         """Tokens of the next step, decodes included.
 
         Parameters
@@ -185,8 +187,10 @@ class TokenBudget:
             Requests that decode.
         context_tokens : int
             Positions that they attend to, their new tokens included.
+        n_prompts : int
+            Prompts that may share what is left; each is a request more.
         prompt_context : int
-            Positions already computed of the prompt that would be continued.
+            Positions already computed of the prompts that would be continued.
 
         Returns
         -------
@@ -194,11 +198,9 @@ class TokenBudget:
             `n_decodes` where no prompt can join; as many as that run even where the gate does not
             admit them, because a budget cannot say which decodes should wait.
         """
-        with_prompt = n_decodes + 1
-        more = self.gate.max_more_tokens(
-            with_prompt, with_prompt, context_tokens + prompt_context + 1
-        )
-        return n_decodes if more is None else max(n_decodes, min(with_prompt + more, self.most))
+        n = n_decodes + n_prompts
+        more = self.gate.max_more_tokens(n, n, context_tokens + prompt_context + n_prompts)
+        return n_decodes if more is None else max(n_decodes, min(n + more, self.most))
 
 
 def exhaustive_step(

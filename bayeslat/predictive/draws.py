@@ -186,7 +186,7 @@ class DeploymentDraws:
         result = np.empty((self.n_draws, points.size))
         for n, where in points.by_averaged():
             part = points[where]
-            found = sf_draws(*self._formula, *self._steps(part), *self._noise(n), t_ms[where])
+            found = sf_draws(*self._formula, *self._steps(part), *self.tables(n), t_ms[where])
             result[:, where] = found.T
         return result
 
@@ -216,7 +216,7 @@ class DeploymentDraws:
         formula, result = self._formula, np.empty(points.size)
         blocks = []
         for n, where in points.by_averaged():
-            noise = self._noise(n)
+            noise = self.tables(n)
             if points.size <= BLOCK:
                 part = points[where]
                 result[where] = kernel(*formula, *self._steps(part), *noise, values[where])
@@ -261,8 +261,8 @@ class DeploymentDraws:
         sharp = bool(np.any(own["m_S"] != 1.0))
         return tiled(columns), tiled(weights), self.n_draws, sharp
 
-    def _noise(self, n_averaged: float) -> tuple[Array, bool]:
-        """Table of the noise's tail, and whether it stands on the log scale."""
+    def tables(self, n_averaged: float = 1.0) -> tuple[Array, bool]:
+        """Table of the noise's tail as the kernels read it, and whether it is on the log scale."""
         nu = np.ascontiguousarray(n_averaged * self.nu, dtype=float)
         return _tables(self.family, nu.tobytes()), self.noise.log_scale
 

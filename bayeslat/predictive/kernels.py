@@ -411,6 +411,18 @@ def sf_draws(columns, weights, n_draws, sharp, steps, features, tables, log_scal
 
 
 @_rowwise
+def _blend(share, one, other, out):
+    """Fill `out` with (1 - share) one + share other, or with what goes on below a share of zero."""
+    if share >= 0.0:
+        for m in range(out.size):
+            out[m] = (1.0 - share) * one[m] + share * other[m]
+    else:
+        for m in range(out.size):
+            bend = share * (other[m] / one[m] - 1.0)
+            out[m] = one[m] * _exp(bend - 0.5 * bend * bend)
+
+
+@_rowwise
 def sf_blends(first, second, sigma, tables, log_scale, x, share):
     """Mean over draws of P(X > x) where latency is (1 - share) first + share second in each draw.
 
@@ -419,23 +431,18 @@ def sf_blends(first, second, sigma, tables, log_scale, x, share):
     share the logarithm of the blend goes on as the parabola that touches it at zero, so that the
     latency stays positive.
     """
-    result, rows = np.empty(x.shape), np.empty((3, first.shape[1]))
-    mu, scale, place, nodes = rows[0], rows[1], rows[2], tables.reshape(-1)
-    for i in range(x.shape[0]):
-        one, other = first[i], second[i]
-        for j in range(x.shape[1]):
-            part = share[i, j]
-            if part >= 0.0:
-                for m in range(one.size):
-                    mu[m] = (1.0 - part) * one[m] + part * other[m]
-            else:
-                for m in range(one.size):
-                    bend = part * (other[m] / one[m] - 1.0)
-                    mu[m] = one[m] * _exp(bend - 0.5 * bend * bend)
-            scale[:] = sigma[i]
-            _standardise(log_scale, mu, scale)
-            result[i, j] = _evaluate(nodes, mu, scale, x[i, j], place)[0] / one.size
-    return result
+    result, rows = np.zeros(x.shape), np.empty((3, TILE))
+    for start in range(0, first.shape[1], TILE):
+        nodes = tables[start : start + TILE].reshape(-1)
+        for i in range(x.shape[0]):
+            one, other = first[i][start : start + TILE], second[i][start : start + TILE]
+            mu, scale, place = rows[0][: one.size], rows[1][: one.size], rows[2][: one.size]
+            for j in range(x.shape[1]):
+                _blend(share[i, j], one, other, mu)
+                scale[:] = sigma[i][start : start + TILE]
+                _standardise(log_scale, mu, scale)
+                result[i, j] += _evaluate(nodes, mu, scale, x[i, j], place)[0]
+    return result / first.shape[1]
 
 
 @_sum
