@@ -15,6 +15,7 @@ from bayeslat.engine.cluster import (
     simulate_disaggregated,
     simulate_pool,
 )
+from bayeslat.engine.gates import StepGates
 from bayeslat.engine.records import METRICS, ServingRecords
 from bayeslat.engine.settings import EngineSettings
 from bayeslat.engine.simulation import simulate_engine
@@ -26,6 +27,7 @@ __all__ = [
     "EngineSettings",
     "Pool",
     "ServingRecords",
+    "StepGates",
     "StepTimes",
     "Transfer",
     "Workload",

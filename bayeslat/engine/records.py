@@ -28,6 +28,13 @@ type Array = NDArray[np.float64]
 METRICS: Final = ("ttft_ms", "tpot_ms", "e2e_ms", "queue_ms")
 """Times of a request: to its first token, for each further token, to its last, until it runs."""
 
+SHARES: Final = {
+    "all": ("over_sla", "n_steps", "", ""),
+    "decodes": ("decode_steps_over_sla", "decode_steps", "", ""),
+    "chosen": ("over_sla", "n_steps", "forced_steps_over_sla", "forced_steps"),
+}
+"""Totals of the steps over a limit and of all that count, less those of another kind."""
+
 PERCENTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 LENGTH_EDGES: Final = (512, 4096)
 LOG_COLUMNS: Final = ("start_ms", "batch_size", "total_tokens", "context_tokens", "latency_ms")
@@ -161,15 +168,29 @@ class ServingRecords:
         own = np.moveaxis(np.quantile(values, level, axis=1, method="inverted_cdf"), -1, 0)
         return _estimate(np.quantile(own, 0.5, axis=0, method="inverted_cdf"), own, credible)
 
+    def percentile_per_run(self, name: str, q: float) -> Array:
+        """`percentile` of each run, shape (run,)."""
+        check_probability("q", q)
+        values = self.metric(name)
+        values = values[:, ~np.isnan(values).all(axis=0)]
+        if values.shape[1] == 0:
+            return np.full(self.n_runs, np.nan)
+        own: Array = np.quantile(values, q, axis=1, method="inverted_cdf")
+        return own
+
     def gap_percentile(self, q: float, *, credible: float = 0.9) -> Estimate:
         """Percentile of the gap between successive tokens of a request, in milliseconds.
 
         From a histogram: exact to one per cent. What stalls the decodes, such as the prefill of
         another request, is in it, while `tpot_ms` averages over a request.
         """
-        check_probability("q", q)
-        own = np.array([_cell_ms(counts, q) for counts in self.gaps])
+        own = self.gap_percentile_per_run(q)
         return _estimate(np.median(own), own, credible)
+
+    def gap_percentile_per_run(self, q: float) -> Array:
+        """`gap_percentile` of each run, shape (run,); NaN without any gap."""
+        check_probability("q", q)
+        return np.array([_cell_ms(counts, q) for counts in self.gaps])
 
     def attainment(
         self,
@@ -228,14 +249,58 @@ class ServingRecords:
 
     def throughput(self, *, credible: float = 0.9) -> Estimate:
         """Output tokens a second over the whole run."""
-        own = np.where(np.isfinite(self.e2e_ms), self.output_tokens, 0).sum(axis=1)
-        own = own / self.duration_s
+        own = self.throughput_per_run()
         return _estimate(np.median(own), own, credible)
+
+    def throughput_per_run(self) -> Array:
+        """`throughput` of each run, shape (run,)."""
+        served = np.where(np.isfinite(self.e2e_ms), self.output_tokens, 0).sum(axis=1)
+        return np.asarray(served / self.duration_s)
 
     def total(self, name: str, *, credible: float = 0.9) -> Estimate:
         """One of `bayeslat.engine.kernel.TOTALS`."""
-        own = self.totals[:, kernel.TOTALS.index(name)]
+        own = self.total_per_run(name)
         return _estimate(np.median(own), own, credible)
+
+    def total_per_run(self, name: str) -> Array:
+        """`total` of each run, shape (run,)."""
+        return self.totals[:, kernel.TOTALS.index(name)]
+
+    def over_sla(self, of: str = "all", *, credible: float = 0.9) -> Estimate:
+        """Share of the steps over the limit that `simulate_engine` was given.
+
+        The value is the mean over runs: the probability that a step of a run whose parameters are
+        not known is over the limit.
+
+        Parameters
+        ----------
+        of : {"all", "decodes", "chosen"}
+            Of all steps, of those with at least one decode, or of those in which the scheduler had
+            a choice: a request that does not fit alone is served all the same.
+        credible : float
+            Mass of the interval over runs.
+        """
+        own = self.over_sla_per_run(of)
+        known = own[~np.isnan(own)]
+        if known.size == 0:
+            return Estimate(np.nan, np.nan, np.nan)
+        return _estimate(known.mean(), known, credible)
+
+    def over_sla_per_run(self, of: str = "all") -> Array:
+        """`over_sla` of each run, shape (run,); NaN without such steps or without a limit.
+
+        Raises
+        ------
+        InputError
+            Another word for `of`.
+        """
+        if of not in SHARES:
+            raise InputError(f"got of={of!r}, expected one of {', '.join(SHARES)}")
+        over, steps, less, fewer = (
+            self.totals[:, kernel.TOTALS.index(name)] if name else 0.0 for name in SHARES[of]
+        )
+        with np.errstate(invalid="ignore"):
+            return np.asarray((over - less) / (steps - fewer))
 
     def kv_use(self, *, credible: float = 0.9) -> Estimate:
         """Share of the KV cache in use, averaged over the busy time; NaN where it has no end."""

@@ -15,6 +15,12 @@ __all__ = ["EngineSettings"]
 UNBOUNDED: Final = 2**40
 """Blocks of an engine whose cache is taken to have no end."""
 
+_SEPARATE: Final = {
+    "first": kernel.PROMPTS_FIRST,
+    "last": kernel.DECODES_FIRST,
+    "threshold": kernel.THRESHOLD,
+}
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -40,6 +46,21 @@ class EngineSettings:
     mixed_steps : bool
         Whether a step may compute prompts and further tokens together. Without, running requests
         pause while prompts are computed, whole, as in the first schedulers of TGI and vLLM.
+    prefill_order : {"first", "last", "threshold"}
+        Without mixed steps, when prompts are computed: as soon as there are any (vLLM V0); once
+        nothing decodes any more, so that a batch forms and only its requests run until all have
+        ended (FasterTransformer); or when enough of them wait (TGI).
+    waiting_served_ratio : float
+        With the threshold: prompts are computed once this share of the running requests wait,
+        rounded down, and a decode step has passed since the last prompts.
+    max_waiting_steps : int
+        With the threshold: decode steps since the last prompts after which any that wait go.
+    sla_aware : bool
+        Whether every step is built so that a gate says yes to it; see `bayeslat.engine.kernel`.
+        `simulate_engine` is then given the gate.
+    expected_output_tokens : float, optional
+        What an SLA-aware scheduler takes as the output of a request when it admits it; the mean of
+        the requests that have ended where not given.
     patience_ms : float, optional
         A request that has waited that long leaves, for a fallback server or for good.
 
@@ -58,6 +79,11 @@ class EngineSettings:
     batching: Literal["continuous", "static"] = "continuous"
     mixed_steps: bool = True
     patience_ms: float | None = None
+    prefill_order: Literal["first", "last", "threshold"] = "first"
+    waiting_served_ratio: float = 1.2
+    max_waiting_steps: int = 20
+    sla_aware: bool = False
+    expected_output_tokens: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
@@ -82,6 +108,40 @@ class EngineSettings:
                 f"got patience_ms={self.patience_ms}, expected milliseconds of at least 0; leave it"
                 " out where requests wait for ever"
             )
+        self._check_prefill_order()
+        self._check_sla_aware()
+
+    def _check_prefill_order(self) -> None:
+        if self.prefill_order not in _SEPARATE:
+            raise InputError(
+                f"got prefill_order={self.prefill_order!r}, expected one of {', '.join(_SEPARATE)};"
+                " correct the name"
+            )
+        if self.prefill_order != "first" and self.mixed_steps:
+            raise InputError(
+                f"got prefill_order={self.prefill_order!r} with mixed steps, expected"
+                " mixed_steps=False and chunked_prefill=False: it is about steps of prompts alone"
+            )
+        if not 0.0 <= self.waiting_served_ratio < np.inf:
+            raise InputError(
+                f"got waiting_served_ratio={self.waiting_served_ratio}, expected a finite number of"
+                " at least 0"
+            )
+        _check_whole("max_waiting_steps", self.max_waiting_steps, at_least=1)
+
+    def _check_sla_aware(self) -> None:
+        mixed = self.mixed_steps and self.chunked_prefill and self.batching == "continuous"
+        if self.sla_aware and not mixed:
+            raise InputError(
+                "got sla_aware=True without chunked prefill, mixed steps or continuous batching,"
+                " expected all three: a step takes as much of a prompt as fits beside the decodes"
+            )
+        expected = self.expected_output_tokens
+        if expected is not None and not 0.0 < expected < np.inf:
+            raise InputError(
+                f"got expected_output_tokens={expected}, expected a positive finite number; leave"
+                " it out where it is the mean of the requests that have ended"
+            )
 
     @property
     def capacity_blocks(self) -> int:
@@ -100,8 +160,18 @@ class EngineSettings:
         limits[kernel.BLOCK] = self.block_size
         limits[kernel.CAPACITY] = self.capacity_blocks
         limits[kernel.STATIC] = self.batching == "static"
-        limits[kernel.SEPARATE] = not self.mixed_steps
+        limits[kernel.SEPARATE] = 0 if self.mixed_steps else _SEPARATE[self.prefill_order]
+        limits[kernel.MAX_WAITING_STEPS] = self.max_waiting_steps
+        limits[kernel.GATED] = self.sla_aware
         return limits
+
+    def scales(self, sla_ms: float | None) -> NDArray[np.float64]:
+        """What the compiled loop reads besides, with the limit that steps are judged by."""
+        scales = np.empty(kernel.N_SCALES)
+        scales[kernel.WAITING_RATIO] = self.waiting_served_ratio
+        scales[kernel.EXPECTED_OUTPUT] = self.expected_output_tokens or 0.0
+        scales[kernel.SLA] = np.inf if sla_ms is None else sla_ms
+        return scales
 
     def most_tokens(self, workload: Workload) -> int:
         """Most tokens that a step of this workload may have."""

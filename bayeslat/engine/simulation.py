@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslat.engine import kernel
+from bayeslat.engine.gates import StepGates
 from bayeslat.engine.records import ServingRecords
 from bayeslat.engine.seeds import Seed, streams
 from bayeslat.engine.settings import EngineSettings
@@ -41,6 +42,8 @@ def simulate_engine(
     first_token_ms: Sequence[Array] | None = None,
     n_logged_steps: int = 0,
     seed: Seed = 0,
+    gates: StepGates | None = None,
+    sla_ms: float | None = None,
 ) -> ServingRecords:
     """Serve a workload, once for each run of the step times.
 
@@ -61,6 +64,12 @@ def simulate_engine(
         Steps of each run to keep, from the first on.
     seed : int or SeedSequence
         Of the noise of steps.
+    gates : StepGates, optional
+        What the scheduler of ``EngineSettings(sla_aware=True)`` asks, for one run or for each, at
+        the nodes of the step times.
+    sla_ms : float, optional
+        Limit of a step's own latency, without the overhead. Steps over it are counted, whoever
+        schedules; the totals about it are NaN where it is not given.
 
     Returns
     -------
@@ -69,11 +78,17 @@ def simulate_engine(
     Raises
     ------
     InputError
-        A request that the cache cannot hold, step times that do not cover the settings, or a
-        negative overhead.
+        A request that the cache cannot hold, step times that do not cover the settings, a
+        negative overhead or limit, or gates without an SLA-aware scheduler, none with one, and
+        those of other nodes or runs.
     """
     n_runs = step_times.n_runs
     workloads = [workload] * n_runs if isinstance(workload, Workload) else list(workload)
+    if sla_ms is not None and not 0.0 < sla_ms < np.inf:
+        raise InputError(
+            f"got sla_ms={sla_ms}, expected positive finite milliseconds; leave it out where steps"
+            " have no limit"
+        )
     _check(workloads, settings, step_times)
     if first_token_ms is not None and min(w.output_tokens.min() for w in workloads) < 2:
         raise InputError(
@@ -92,7 +107,9 @@ def simulate_engine(
     logs = np.full((n_runs, 5, n_logged_steps), np.nan)
     totals = np.empty((n_runs, kernel.N_TOTALS))
     rows, columns = step_times.places()
-    limits = settings.limits()
+    nodes = np.ascontiguousarray(step_times.extra_nodes, dtype=np.int64)
+    limits, scales = settings.limits(), settings.scales(sla_ms)
+    asked = _gates(gates, settings, step_times)
     patience = np.inf if settings.patience_ms is None else float(settings.patience_ms)
     generators = [np.random.default_rng(own) for own in streams(seed, "noise", n_runs)]
 
@@ -108,7 +125,8 @@ def simulate_engine(
             requests[kernel.COMPUTED], requests[kernel.GENERATED] = served.prompt_tokens, 1
             times[run, kernel.FIRST] = first_token_ms[run]
         totals[run] = kernel.run_engine(
-            requests, limits, served.users or n_requests, served.think_ms, patience,
+            requests, limits, scales, (asked.tables(run), rows, columns, nodes),
+            served.users or n_requests, served.think_ms, patience,
             overhead[run], step_times.tables(run), rows, columns, _FAMILY[step_times.family],
             step_times.nu[run], generators[run],
             times[run], gaps[run], logs[run],
@@ -116,6 +134,8 @@ def simulate_engine(
 
     with ThreadPoolExecutor(min(n_runs, os.cpu_count() or 1)) as pool:
         list(pool.map(serve, range(n_runs)))
+    if sla_ms is None:
+        totals[:, kernel.OVER :] = np.nan
     return ServingRecords(
         np.stack([served.prompt_tokens for served in workloads]),
         np.stack([served.output_tokens for served in workloads]),
@@ -125,6 +145,19 @@ def simulate_engine(
         settings,
         logs,
     )
+
+
+def _gates(gates: StepGates | None, settings: EngineSettings, step_times: StepTimes) -> StepGates:
+    """The gates that fit the settings and the step times; one that is not asked where none is."""
+    if settings.sla_aware != (gates is not None):
+        raise InputError(
+            f"got sla_aware={settings.sla_aware} {'without' if gates is None else 'with'} gates,"
+            " expected gates for an SLA-aware scheduler and for no other; give both or neither"
+        )
+    if gates is None:
+        return StepGates.open(step_times)
+    gates.check(step_times)
+    return gates
 
 
 def _check(workloads: list[Workload], settings: EngineSettings, step_times: StepTimes) -> None:

@@ -33,6 +33,7 @@ def linear(b, s, c):
 
 SMALL = {"kv_capacity_tokens": 700, "max_num_seqs": 16}
 APART = {"chunked_prefill": False, "mixed_steps": False}
+THRESHOLD = {"prefill_order": "threshold", "max_num_seqs": 16, "max_waiting_steps": 8}
 CASES = {
     "roomy": {},
     "few places": {"max_num_seqs": 4},
@@ -40,13 +41,22 @@ CASES = {
     "small chunks": {"long_prefill_token_threshold": 30, "max_num_seqs": 16},
     "whole prompts": {"chunked_prefill": False, "max_num_batched_tokens": 200, "max_num_seqs": 16},
     "prompts apart": {**APART, "max_num_seqs": 16},
+    "decodes first": {**APART, "max_num_seqs": 16, "prefill_order": "last"},
+    "decodes first, small budget": {
+        **APART, "max_num_seqs": 16, "prefill_order": "last", "max_num_batched_tokens": 200,
+    },
+    "threshold": {**APART, **THRESHOLD},
+    "threshold, few wait": {**APART, **THRESHOLD, "waiting_served_ratio": 0.3},
+    "threshold, seldom": {**APART, **THRESHOLD, "waiting_served_ratio": 9.0},
     "patience": {"max_num_seqs": 3, "patience_ms": 150.0},
     "cache runs out": SMALL,
     "cache runs out, blocks": {**SMALL, "kv_capacity_tokens": 720, "block_size": 16},
     "cache runs out, small chunks": {**SMALL, "long_prefill_token_threshold": 30},
     "cache runs out, prompts apart": {**SMALL, **APART},
     "cache runs out, patience": {**SMALL, "patience_ms": 150.0},
-}
+    "cache runs out, decodes first": {**SMALL, **APART, "prefill_order": "last"},
+    "cache runs out, threshold": {**SMALL, **APART, **THRESHOLD, "waiting_served_ratio": 0.3},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
