@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike
 
 from bayeslat import decisions
 from bayeslat.catalog import GPU, LLM, Catalog, load_catalog
-from bayeslat.discrepancy import Basis
 from bayeslat.decisions.compiling import compile_gate
+from bayeslat.decisions.measuring.targets import Decision
+from bayeslat.discrepancy import Basis
 from bayeslat.engine import EngineSettings
 from bayeslat.errors import InputError, UnknownDeploymentError
 from bayeslat.gate import Gate
@@ -368,6 +369,96 @@ class FleetPosterior:
                 f" {', '.join(nearest)}; compile a gate of one of these"
             )
         gate.check(self.draws(self.deployments[labels.index(gate.deployment)]).fingerprint)
+
+    def frontier(
+        self,
+        gpu: str,
+        model: str,
+        *,
+        sla_ms: Sequence[float],
+        risk: float = 0.01,
+        space: decisions.StepSpace | None = None,
+        tp: int | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
+        **options: Any,
+    ) -> decisions.Frontier:
+        """Most tokens a second under each of some SLAs: the throughput-latency frontier.
+
+        Parameters
+        ----------
+        gpu, model, tp, engine, precision
+            The deployment, as in `find`.
+        sla_ms, risk
+            Limits of a step's latency in milliseconds, and the admitted probability of exceeding
+            them.
+        space : StepSpace, optional
+            Which steps are searched; by default all up to 256 requests and 8,192 tokens, with the
+            deployment's typical context for each request.
+        **options
+            As in `bayeslat.decisions.throughput.compiled_frontier`.
+        """
+        found = self.find(gpu, model, tp=tp, engine=engine, precision=precision)
+        typical = decisions.StepSpace(context_per_request=self.typical_context(found))
+        return decisions.compiled_frontier(
+            self.draws(found), sla_ms, risk=risk, space=space or typical, **options
+        )
+
+    def share_step(
+        self,
+        gpu: str,
+        model: str,
+        tenants: Sequence[decisions.Tenant],
+        *,
+        sla_ms: float,
+        risk: float = 0.01,
+        tp: int | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
+        **options: Any,
+    ) -> decisions.TenantFront:
+        """Steps shared by tenants under an SLA: throughput against fairness.
+
+        Parameters
+        ----------
+        gpu, model, tp, engine, precision
+            The deployment, as in `find`.
+        tenants : sequence of Tenant
+            Who shares the step.
+        sla_ms, risk : float
+            Limit of the step's latency in milliseconds, and the admitted probability of exceeding
+            it.
+        **options
+            As in `bayeslat.decisions.tenancy.pareto_front`.
+        """
+        found = self.find(gpu, model, tp=tp, engine=engine, precision=precision)
+        gate = self.compile(**found._asdict(), sla_ms=sla_ms, risk=risk)
+        return decisions.pareto_front(self.draws(found), gate, tenants, **options)
+
+    def next_points(
+        self,
+        gpu: str,
+        model: str,
+        *,
+        decision: Decision,
+        tp: int | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
+        **options: Any,
+    ) -> decisions.NextPoints:
+        """Which steps to measure next, so that a decision about a deployment becomes certain.
+
+        Parameters
+        ----------
+        gpu, model, tp, engine, precision
+            The deployment, as in `find`; perhaps one of a cold start.
+        decision : Decision
+            What shall become certain, such as `LargestTokens` or `LogLatency`.
+        **options
+            As in `bayeslat.decisions.measuring.next_points`.
+        """
+        found = self.find(gpu, model, tp=tp, engine=engine, precision=precision)
+        return decisions.next_points(self.draws(found), decision=decision, **options)
 
     def serving(
         self,

@@ -20,7 +20,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def test_examples_are_short_and_have_their_output() -> None:
-    assert len(EXAMPLES) == len(OUTPUTS) == 2
+    assert len(EXAMPLES) == len(OUTPUTS) == 3
     assert all(len(example.strip().splitlines()) <= 12 for example in EXAMPLES)
 
 
@@ -32,6 +32,7 @@ def test_examples_are_short_and_have_their_output() -> None:
         ("new", bayeslat.FleetPosterior),
         ("latency", bayeslat.LatencyDistribution),
         ("served", bayeslat.ServedDeployment),
+        ("gate", bayeslat.Gate),
     ],
 )
 def test_every_name_in_the_readme_exists(prefix: str, owner: object) -> None:

@@ -8,7 +8,18 @@ from typing import TextIO
 import typer
 from rich.markup import escape
 
-from bayeslat.cli import asking, fitting, newcomers, phases, queue, serving
+from bayeslat.cli import (
+    asking,
+    capacity,
+    fitting,
+    gate,
+    newcomers,
+    next_points,
+    phases,
+    queue,
+    schedule,
+    serving,
+)
 from bayeslat.cli.output import stderr
 from bayeslat.errors import BayeslatError
 
@@ -29,10 +40,16 @@ for _name, _command in (
     ("fit", fitting.fit),
     ("query", asking.query),
     ("invert", asking.invert),
+    ("frontier", capacity.frontier),
+    ("allocate", capacity.allocate),
+    ("compile", gate.compile_),
+    ("gate", gate.gate),
     ("phases", phases.phases),
     ("queue", queue.queue),
     ("goodput", serving.goodput),
+    ("schedule", schedule.schedule),
     ("cold-start", newcomers.cold_start),
+    ("next-points", next_points.next_points),
     ("report", newcomers.report),
 ):
     app.command(_name)(_command)

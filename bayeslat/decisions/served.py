@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from bayeslat.decisions import chunks, phases, queues, services, steady
 from bayeslat.decisions.loads import Disaggregation, LoadCurve, compare_disaggregation, load_curve
 from bayeslat.decisions.policies import Policy, PolicyComparison, compare_policies
+from bayeslat.decisions.scheduling import SchedulerComparison, compare_schedulers
 from bayeslat.decisions.serving import ServiceObjective, StepOverhead, serve
 from bayeslat.engine import EngineSettings, ServingRecords, Transfer, Workload
 from bayeslat.errors import InputError
@@ -171,6 +172,27 @@ class ServedDeployment:
     def simulate(self, workload: Workload, **options: Any) -> ServingRecords:
         """Serve a workload; see `bayeslat.decisions.serving.serve`."""
         return serve(self.draws, workload, self.settings, overhead=self.overhead, **options)
+
+    def compare_schedulers(
+        self,
+        workload: Workload | Sequence[Workload],
+        *,
+        sla_ms: float,
+        risk: float,
+        objective: ServiceObjective,
+        **options: Any,
+    ) -> SchedulerComparison:
+        """Schedulers on the same requests; see `bayeslat.decisions.scheduling`."""
+        return compare_schedulers(
+            self.draws,
+            workload,
+            self.settings,
+            sla_ms=sla_ms,
+            risk=risk,
+            objective=objective,
+            overhead=self.overhead,
+            **options,
+        )
 
     def load_curve(
         self,

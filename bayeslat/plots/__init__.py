@@ -1,10 +1,13 @@
 """Pictures of a posterior. They draw what other modules computed, and compute nothing."""
 
+from bayeslat.plots.capacity import plot_contours, plot_frontier, plot_tenant_front
 from bayeslat.plots.fit import plot_fit, plot_pit
 from bayeslat.plots.newcomers import plot_cold_start
+from bayeslat.plots.next_points import plot_next_points
 from bayeslat.plots.parameters import plot_parameters
 from bayeslat.plots.phases import plot_chunks, plot_phases
 from bayeslat.plots.prior import plot_prior_predictive
+from bayeslat.plots.scheduling import plot_schedulers
 from bayeslat.plots.serving import plot_disaggregation, plot_load_curve, plot_policies
 from bayeslat.plots.sla import plot_exceedance
 from bayeslat.plots.style import MAX_PANELS, is_simulated
@@ -14,13 +17,18 @@ __all__ = [
     "is_simulated",
     "plot_chunks",
     "plot_cold_start",
+    "plot_contours",
     "plot_disaggregation",
     "plot_exceedance",
     "plot_fit",
+    "plot_frontier",
     "plot_load_curve",
+    "plot_next_points",
     "plot_parameters",
     "plot_phases",
     "plot_pit",
     "plot_policies",
     "plot_prior_predictive",
+    "plot_schedulers",
+    "plot_tenant_front",
 ]

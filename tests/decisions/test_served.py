@@ -15,6 +15,7 @@ from bayeslat.decisions import (
     phases,
     policies,
     queues,
+    scheduling,
     services,
     serving,
     steady,
@@ -149,6 +150,15 @@ def test_simulations_take_the_settings_and_the_overhead(served):
             **engine,
         ),
     )
+
+
+def test_schedulers_take_the_settings_and_the_overhead(served):
+    question = {"sla_ms": 30.0, "risk": 0.05, "objective": OBJECTIVE, "n_runs": 4}
+    found = served.compare_schedulers(WORKLOAD, **question)
+    expected = scheduling.compare_schedulers(
+        served.draws, WORKLOAD, SETTINGS, overhead=OVERHEAD, **question
+    )
+    pd.testing.assert_frame_equal(found.table(), expected.table())
 
 
 def test_a_cache_of_unknown_shape_does_not_move(served):

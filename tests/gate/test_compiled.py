@@ -29,13 +29,13 @@ def near_the_limit(gate, draws, *, seed, n=2000):
 
 @pytest.mark.parametrize("where", ["anywhere", "near the limit"])
 def test_the_gate_is_the_exact_mixture(compiled, where):
-    """Steps that the compilation has not checked: what it promises holds for them, twice over."""
+    """Steps that the compilation has not checked: what it promises holds for them, too."""
     draws, gate = compiled
     steps = random_steps(2000, seed=11)
     if where == "near the limit":
         steps = near_the_limit(gate, draws, seed=12)
     error = gate.p_exceed(*steps) - exact(draws, *steps, gate.sla_ms)
-    assert error.min() > -2.0 * TOLERANCE
+    assert error.min() > -TOLERANCE
     assert error.max() < max(2.0 * gate.accuracy.above, 2.0 * TOLERANCE)
     plain = replace(gate, accuracy=replace(gate.accuracy, margin=0.0, pad=0.0))
     error = plain.p_exceed(*steps) - exact(draws, *steps, gate.sla_ms)
@@ -45,7 +45,7 @@ def test_the_gate_is_the_exact_mixture(compiled, where):
 def test_a_gate_says_what_was_lost(compiled):
     _, gate = compiled
     assert gate.accuracy.n_checked > 1000
-    assert gate.accuracy.below <= TOLERANCE * (1.0 + 1e-9)
+    assert gate.accuracy.below <= 0.5 * TOLERANCE * (1.0 + 1e-9)
     assert gate.accuracy.margin < 2e-3
     assert gate.accuracy.pad < 1e-3
 
