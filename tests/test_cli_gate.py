@@ -28,7 +28,7 @@ def run(capsys):
 @pytest.fixture(scope="session")
 def saved(tiny_fleet, tmp_path_factory):
     """A gate in a file."""
-    path = tmp_path_factory.mktemp("gates") / "gate.npz"
+    path = tmp_path_factory.mktemp("gates") / "step.gate"
     tiny_fleet.compile(
         "H100-80GB", "llama-7b", sla_ms=40.0, risk=0.05, max_batch_size=32, max_total_tokens=512
     ).save(path)
@@ -44,7 +44,7 @@ def refused(answer, *, about):
 
 
 def test_compile_writes_the_gate_of_the_posterior(run, tiny_file, tiny_fleet, saved, tmp_path):
-    out = tmp_path / "gate.npz"
+    out = tmp_path / "step.gate"
     code, text, _ = run("compile", tiny_file, *WHERE, *LIMITS, "--out", out, "--json")
     assert code == 0
     answer, gate = json.loads(text), Gate.load(out)
@@ -102,19 +102,19 @@ def test_a_stale_gate_is_refused(run, saved, tiny_fleet, tmp_path):
         (["--sla-ms", "0.01"], "raise the SLA or the risk"),
         (["--model", "llama-8b"], "nearest: H100-80GB/llama-7b"),
         (["--max-total-tokens", "16"], "max_total_tokens=16"),
-        (["--out", "gate.txt"], ".npz"),
-        (["--out", "nowhere/gate.npz"], "folder does not exist"),
+        (["--out", "gate.txt"], ".gate"),
+        (["--out", "nowhere/step.gate"], "folder does not exist"),
     ],
 )
 def test_compile_refuses_in_one_line(run, tiny_file, tmp_path, monkeypatch, change, about):
     monkeypatch.chdir(tmp_path)
-    refused(run("compile", tiny_file, *WHERE, *LIMITS, "--out", "gate.npz", *change), about=about)
+    refused(run("compile", tiny_file, *WHERE, *LIMITS, "--out", "step.gate", *change), about=about)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_gate_refuses_in_one_line(run, saved, tmp_path):
-    refused(run("gate", tmp_path / "none.npz", *STEP), about="cannot be read")
-    empty = tmp_path / "empty.npz"
+    refused(run("gate", tmp_path / "none.gate", *STEP), about="cannot be read")
+    empty = tmp_path / "empty.gate"
     empty.write_bytes(b"")
     refused(run("gate", empty, *STEP), about="no compiled gate")
     wrong = ["--batch-size", 8, "--total-tokens", 4, "--context-tokens", 4000]

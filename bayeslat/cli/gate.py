@@ -37,7 +37,7 @@ def compile_(
     gpu: GpuOption,
     model: ModelOption,
     sla_ms: Annotated[float, typer.Option("--sla-ms", help="Limit of a step's latency.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Gate to write (.npz).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Gate to write (.gate).")],
     risk: Annotated[
         float, typer.Option("--risk", help="Admitted probability of exceeding the limit.")
     ] = 0.01,
@@ -57,10 +57,10 @@ def compile_(
     The gate is a file of some kilobytes. It opens with numpy alone, and answers in microseconds.
 
     [bold]Example:[/bold] bayeslat compile fleet.nc --gpu H100-80GB --model llama-70b --sla-ms 50
-    --risk 0.01 --out gate.npz
+    --risk 0.01 --out step.gate
     """
     check_positive("--sla-ms", sla_ms)
-    check_output(out, ".npz")
+    check_output(out, ".gate")
     from bayeslat.posterior import load
 
     fleet = load(posterior)
@@ -88,7 +88,7 @@ def compile_(
 
 
 def gate(
-    path: Annotated[Path, typer.Argument(metavar="GATE", help="Gate made by compile (.npz).")],
+    path: Annotated[Path, typer.Argument(metavar="GATE", help="Gate made by compile (.gate).")],
     batch_size: Annotated[int, typer.Option("--batch-size", help="Requests in the step, B.")],
     total_tokens: Annotated[int, typer.Option("--total-tokens", help="Tokens computed, S.")],
     context_tokens: Annotated[
@@ -102,7 +102,7 @@ def gate(
 ) -> None:
     """Ask a compiled gate about a step: whether it may run, and how much more would fit.
 
-    [bold]Example:[/bold] bayeslat gate gate.npz --batch-size 32 --total-tokens 512
+    [bold]Example:[/bold] bayeslat gate step.gate --batch-size 32 --total-tokens 512
     --context-tokens 65536
     """
     from bayeslat.gate import Gate

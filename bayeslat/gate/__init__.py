@@ -3,7 +3,7 @@
     gate = fleet.compile("H100-80GB", "llama-70b", sla_ms=50.0, risk=0.01)
     gate.fits(32, 512, 65_536)            # may this step run?
     gate.max_tokens(32, 65_536)           # how many tokens may it compute?
-    gate.save("gate.npz"); Gate.load("gate.npz")
+    gate.save("step.gate"); Gate.load("step.gate")
 
 A gate needs numpy and nothing else; this package imports nothing heavier.
 """

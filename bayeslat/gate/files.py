@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import os
 import zipfile
 from dataclasses import asdict
@@ -30,7 +31,7 @@ _FIELDS: Final = (
 
 
 def to_bytes(gate: "Gate") -> bytes:
-    """A gate as an archive of numpy arrays."""
+    """A gate as a compressed archive of numpy arrays."""
     header = {name: getattr(gate, name) for name in _FIELDS}
     header |= {"version": VERSION, "accuracy": asdict(gate.accuracy)}
     header["log_scale"] = gate.profiles.log_scale
@@ -39,15 +40,28 @@ def to_bytes(gate: "Gate") -> bytes:
     ]
     multiples = np.concatenate([np.ravel(piece.series) for piece in gate.pieces]) / gate.quantum
     held = io.BytesIO()
-    np.savez_compressed(
+    np.savez(
         held,
         header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
         levels=np.stack([gate.profiles.probability, gate.profiles.density, gate.profiles.variate]),
         curves=gate.profiles.curves.astype(np.float32),
-        # Bytes of one weight stand together: those of high weight are mostly zero, and compress.
-        series=np.round(multiples).astype("<i4").view(np.uint8).reshape(-1, 4).T.copy(),
+        series=_packed(np.round(multiples).astype(np.int32)),
     )
-    return held.getvalue()
+    return lzma.compress(held.getvalue())
+
+
+def _packed(values: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Whole numbers as rows of bytes of one weight: most of the high ones are zero, and compress.
+
+    The sign goes into the last bit, or else small negative numbers would have no zero byte.
+    """
+    folded = ((values << 1) ^ (values >> 31)).astype("<u4")
+    return np.ascontiguousarray(folded.view(np.uint8).reshape(-1, 4).T)
+
+
+def _unpacked(packed: NDArray[np.uint8]) -> NDArray[np.int64]:
+    folded = np.ascontiguousarray(packed.T).view("<u4").ravel().astype(np.int64)
+    return (folded >> 1) ^ -(folded & 1)
 
 
 def from_bytes(content: bytes, source: str) -> tuple[dict[str, Any], Profiles, tuple[Piece, ...]]:
@@ -59,11 +73,12 @@ def from_bytes(content: bytes, source: str) -> tuple[dict[str, Any], Profiles, t
         The content is no gate, or of another version.
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        held = io.BytesIO(lzma.decompress(content))
+        with np.load(held, allow_pickle=False) as archive:
             header = json.loads(archive["header"].tobytes())
             levels, curves, packed = archive["levels"], archive["curves"], archive["series"]
         version = header.pop("version")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as fault:
+    except (OSError, ValueError, KeyError, EOFError, lzma.LZMAError, zipfile.BadZipFile) as fault:
         raise InputError(
             f"got {source}, which is no compiled gate ({fault}), expected what Gate.save writes;"
             " compile the gate again"
@@ -72,7 +87,7 @@ def from_bytes(content: bytes, source: str) -> tuple[dict[str, Any], Profiles, t
         raise InputError(
             f"got {source}, a gate of format {version}, expected format {VERSION}; compile it again"
         )
-    values = np.ascontiguousarray(packed.T).view("<i4").ravel() * header["quantum"]
+    values = _unpacked(packed) * header["quantum"]
     pieces, start = [], 0
     for regime, low, high, *shape in header.pop("pieces"):
         size = int(np.prod(shape))

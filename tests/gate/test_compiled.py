@@ -1,3 +1,4 @@
+import lzma
 import pickle
 import subprocess
 import sys
@@ -170,29 +171,29 @@ def test_arguments_that_are_no_numbers_are_refused(gate):
 
 def test_a_gate_survives_a_file_and_a_pickle(compiled, tmp_path):
     _, gate = compiled
-    gate.save(tmp_path / "gate.npz")
+    gate.save(tmp_path / "step.gate")
     steps = random_steps(500, seed=7)
-    for other in (Gate.load(tmp_path / "gate.npz"), pickle.loads(pickle.dumps(gate))):
+    for other in (Gate.load(tmp_path / "step.gate"), pickle.loads(pickle.dumps(gate))):
         assert other.accuracy == gate.accuracy
         assert repr(other) == repr(gate)
         np.testing.assert_array_equal(other.p_exceed(*steps), gate.p_exceed(*steps))
         np.testing.assert_array_equal(other.fits(*steps), gate.fits(*steps))
-    assert [path.name for path in tmp_path.iterdir()] == ["gate.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step.gate"]
 
 
 def test_what_is_laid_out_is_not_pickled(gate):
     size = len(pickle.dumps(gate))
     gate.prepare()
-    assert len(pickle.dumps(gate)) == size < 60_000
+    assert len(pickle.dumps(gate)) == size < 30_000
 
 
 def test_a_gate_loads_without_the_heavy_packages(gate, tmp_path):
-    gate.save(tmp_path / "gate.npz")
+    gate.save(tmp_path / "step.gate")
     (tmp_path / "gate.pickle").write_bytes(pickle.dumps(gate))
     program = (
         "import sys, pickle, pathlib\n"
         "from bayeslat.gate import Gate\n"
-        "gate = Gate.load('gate.npz')\n"
+        "gate = Gate.load('step.gate')\n"
         "same = pickle.loads(pathlib.Path('gate.pickle').read_bytes())\n"
         "assert gate.p_exceed(4, 100, 1000) == same.p_exceed(4, 100, 1000)\n"
         "gate.max_tokens(4, 1000), gate.max_batch(100, 1000)\n"
@@ -205,16 +206,14 @@ def test_a_gate_loads_without_the_heavy_packages(gate, tmp_path):
 
 
 def test_files_that_are_no_gate_are_refused(gate, tmp_path):
-    path = tmp_path / "gate.npz"
+    path = tmp_path / "step.gate"
     with pytest.raises(InputError, match="cannot be read"):
         Gate.load(path)
-    for content in (b"", b"no gate at all", gate.to_bytes()[:-100]):
+    other = lzma.compress(b"another archive")
+    for content in (b"", b"no gate at all", gate.to_bytes()[:-100], other):
         path.write_bytes(content)
         with pytest.raises(InputError, match="no compiled gate"):
             Gate.load(path)
-    np.savez(path, other=np.ones(3))
-    with pytest.raises(InputError, match="no compiled gate"):
-        Gate.load(path)
 
 
 def test_a_gate_of_another_format_is_refused(gate, monkeypatch):
@@ -226,7 +225,7 @@ def test_a_gate_of_another_format_is_refused(gate, monkeypatch):
 
 
 def test_a_gate_that_cannot_be_written_leaves_the_old_one(gate, tmp_path, monkeypatch):
-    path = tmp_path / "gate.npz"
+    path = tmp_path / "step.gate"
     path.write_bytes(b"the old one")
 
     def fail(self, target):
