@@ -92,6 +92,7 @@ class GatedBudget(ConstantBudget):
     """
 
     max_prompts_per_step = 4
+    least_chunk = 64
 
     def __init__(self, gate: StepGate, max_num_scheduled_tokens: int, max_num_seqs: int) -> None:
         super().__init__(max_num_scheduled_tokens, max_num_seqs)
@@ -104,12 +105,11 @@ class GatedBudget(ConstantBudget):
         positions = sum(one.computed_tokens + 1 for one in decoding)
         room = self.max_num_seqs - len(self.running)
         new = min(len(self.waiting), self.max_prompts_per_step - len(partial), room)
-        return self.budget(
-            len(decoding),
-            positions,
-            n_prompts=max(len(partial) + new, 1),
-            prompt_context=sum(partial),
+        tokens = self.budget(
+            len(decoding), positions, n_prompts=len(partial) + new, prompt_context=sum(partial)
         )
+        # Where nothing decodes and no prompt fits, an idle engine computes some of it knowingly.
+        return tokens or self.least_chunk
 
 
 class GatedStep(ConstantBudget):
@@ -154,6 +154,8 @@ def serve(
             scheduler.waiting.append(coming.popleft())
         scheduled = scheduler.schedule()
         if not scheduled:
+            if scheduler.waiting or scheduler.running:
+                raise RuntimeError("nothing was scheduled, though requests are there")
             continue
         computing = [one for one in scheduler.running if one.name in scheduled]
         tokens = sum(scheduled.values())

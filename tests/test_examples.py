@@ -81,6 +81,15 @@ def test_prompts_that_never_fit_are_rejected_and_not_looped_on(scheduler):
     assert len(requests[1].token_times_ms) == 5
 
 
+def test_an_engine_that_can_keep_no_limit_goes_on(scheduler):
+    """Contexts that fit nowhere: budgets are exceeded knowingly, and the loop ends."""
+    made = scheduler.GatedBudget(Within(), 4096, 64)
+    requests = [scheduler.Request("long", 0.0, 600_000, 2)]
+    requests[0].computed_tokens = 599_900
+    scheduler.serve(made, requests, step_ms)
+    assert len(requests[0].token_times_ms) == 2
+
+
 @pytest.mark.slow
 def test_the_example_runs_from_its_command_line(scheduler, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["vllm_scheduler.py", "--requests", "60"])

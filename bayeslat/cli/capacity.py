@@ -46,8 +46,12 @@ __all__ = ["allocate", "frontier"]
 RiskOption = Annotated[
     float, typer.Option("--risk", help="Admitted probability of breaking the limit.")
 ]
-MaxBatchOption = Annotated[int, typer.Option("--max-batch", help="Most requests B.", min=1)]
-MaxTokensOption = Annotated[int, typer.Option("--max-tokens", help="Most tokens S.", min=1)]
+MaxBatchOption = Annotated[
+    int, typer.Option("--max-batch", help="Most requests B.", min=1, max=4096)
+]
+MaxTokensOption = Annotated[
+    int, typer.Option("--max-tokens", help="Most tokens S.", min=1, max=2**20)
+]
 GateDrawsOption = Annotated[
     int,
     typer.Option("--gate-draws", help="Most draws that the SLA gate is compiled from.", min=1),
@@ -195,10 +199,13 @@ def allocate(
         )
     from bayeslat import decisions
     from bayeslat.decisions.compiling import compile_gate
+    from bayeslat.decisions.tenancy.alpha_fair import check_alpha
     from bayeslat.posterior import load
     from bayeslat.predictive.estimate import check_probability
 
     check_probability("credible", credible)
+    if alpha is not None:
+        check_alpha(alpha)
     who = decisions.read_tenants(tenants)
     fleet = load(posterior)
     deployment = fleet.find(gpu, model, tp=tp, engine=engine, precision=precision)
@@ -208,8 +215,8 @@ def allocate(
             draws.thin(gate_draws),
             sla_ms=sla_ms,
             risk=risk,
-            max_batch_size=max_batch,
-            max_total_tokens=max_tokens,
+            max_batch_size=min(max_batch, max_tokens),
+            max_total_tokens=max(max_tokens, 2),
         )
         front = None
         if alpha is None:

@@ -42,10 +42,10 @@ def compile_(
         float, typer.Option("--risk", help="Admitted probability of exceeding the limit.")
     ] = 0.01,
     max_batch_size: Annotated[
-        int, typer.Option("--max-batch-size", help="Most requests of a step.", min=1)
+        int, typer.Option("--max-batch-size", help="Most requests of a step.", min=1, max=4096)
     ] = 256,
     max_total_tokens: Annotated[
-        int, typer.Option("--max-total-tokens", help="Most tokens of a step.", min=2)
+        int, typer.Option("--max-total-tokens", help="Most tokens of a step.", min=2, max=2**20)
     ] = 8192,
     tp: TpOption = None,
     engine: EngineOption = None,

@@ -105,6 +105,13 @@ def next_points(
     """
     check_positive("--sla-ms", sla_ms)
     check_plot(plot)
+    from bayeslat.decisions.measuring.targets import MAX_TOTAL_TOKENS
+
+    if batch_size >= MAX_TOTAL_TOKENS:
+        raise InputError(
+            f"got --batch-size {batch_size}, expected fewer than {MAX_TOTAL_TOKENS} requests:"
+            " larger steps are not looked at; correct the option"
+        )
     if n < 1:
         raise InputError(f"got --n {n}, expected at least 1; correct the option")
     from bayeslat.decisions import LargestTokens, read_candidates

@@ -9,7 +9,7 @@ too hopeful by more than `TOLERANCE`, it takes every step to be a little longer 
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,29 @@ __all__ = ["TOLERANCE", "compile_gate"]
 type Array = NDArray[np.float64]
 
 TOLERANCE: Final = 1e-4
-"""How far a gate's probability may lie below the exact one."""
+"""How far a gate's probability may lie below the exact one where it is checked."""
 
-LONGEST: Final = 1.4
-"""Longest piece in log S: two length scales of the discrepancy."""
+
+class Fineness(NamedTuple):
+    """How finely the mixture is asked, and how much of it is kept.
+
+    Parameters
+    ----------
+    longest : float
+        Longest piece in log S; 1.4 is two length scales of the discrepancy.
+    most_profiles : int
+        Most profiles.
+    """
+
+    longest: float
+    most_profiles: int
+
+
+FINENESS: Final = (Fineness(1.4, 24), Fineness(0.7, 48))
+"""The second where the first loses too much."""
+
+LARGEST: Final = (4096, 2**20)
+"""Most requests and tokens of a gate."""
 
 NEAR: Final = 0.05
 """Kinks nearer than this to the end of a piece make no piece of their own."""
@@ -44,8 +63,14 @@ N_CHECKED: Final = 8192
 CAUTION: Final = 0.5
 """Share of the tolerance that is held at the steps checked, since others may be worse."""
 
-MARGINS: Final = (0.0, *(4e-6 * 1.4**k for k in range(18)))
-"""Margins that are tried, up to 0.12 % of a latency."""
+MARGINS: Final = (0.0, *(4e-6 * 1.4**k for k in range(28)))
+"""Margins that are tried, up to 4 % of a latency."""
+
+LARGEST_PLAIN_MARGIN: Final = 1.3e-3
+"""A larger margin costs more than a pad of a tenth of the risk."""
+
+FINE_ENOUGH: Final = 5e-4
+"""Margin from which on a finer gate is tried."""
 
 UNCHECKED: Final = Accuracy(0, 0.0, 0.0, 0.0, 0.0)
 
@@ -84,27 +109,43 @@ def compile_gate(
         An argument out of its range, or an SLA that no decode step keeps at this risk.
     """
     _check(draws, sla_ms, risk, max_batch_size, max_total_tokens)
-    parts = _parts(draws, sla_ms, max_batch_size, max_total_tokens)
-    profiles, weights = reduced(draws, parts)
+    rng = np.random.default_rng(seed)
+    limits = float(sla_ms), float(risk), int(max_batch_size), int(max_total_tokens)
+    found: Gate | None = None
+    for fineness in FINENESS:
+        gate = _held_back(_made(draws, limits, fineness), draws, rng)
+        if found is None or gate.accuracy.above < found.accuracy.above:
+            found = gate
+        if gate.accuracy.pad == 0.0 and gate.accuracy.margin <= FINE_ENOUGH:
+            break
+    assert found is not None
+    if (
+        found.risk - found.accuracy.pad <= 2.0 * LEAST_LEVEL
+        or found.accuracy.pad > 0.5 * found.risk
+    ):
+        raise InputError(
+            f"got risk={found.risk:g}, at which a gate of {found.deployment} would err by"
+            f" {found.accuracy.pad + TOLERANCE:.1e}: its {draws.n_draws} draws lie too far apart"
+            " for their noise; raise the risk, or fit with more draws"
+        )
+    return found
+
+
+def _made(
+    draws: DeploymentDraws, limits: tuple[float, float, int, int], fineness: "Fineness"
+) -> Gate:
+    """A gate that is not yet checked."""
+    sla_ms, _, max_batch_size, max_total_tokens = limits
+    parts = _parts(draws, sla_ms, max_batch_size, max_total_tokens, fineness.longest)
+    profiles, weights = reduced(draws, parts, most=fineness.most_profiles)
     finest = min(float(part.spread().min()) for part in parts)
     quantum = float(2.0 ** np.floor(np.log2(ROUNDING * finest)))
     pieces = tuple(
         Piece(part.regime, part.low, part.high, np.round(part.series(own) / quantum) * quantum)
         for part, own in zip(parts, weights, strict=True)
     )
-    gate = Gate(
-        draws.deployment.label,
-        float(sla_ms),
-        float(risk),
-        int(max_batch_size),
-        int(max_total_tokens),
-        draws.fingerprint,
-        quantum,
-        UNCHECKED,
-        profiles,
-        pieces,
-    )
-    return _held_back(gate, draws, np.random.default_rng(seed))
+    label, fingerprint = draws.deployment.label, draws.fingerprint
+    return Gate(label, *limits, fingerprint, quantum, UNCHECKED, profiles, pieces)
 
 
 def _check(
@@ -118,6 +159,11 @@ def _check(
         )
     largest = check_count("max_batch_size", max_batch_size, at_least=1)
     check_count("max_total_tokens", max_total_tokens, at_least=max(2, largest))
+    if largest > LARGEST[0] or max_total_tokens > LARGEST[1]:
+        raise InputError(
+            f"got steps of up to {largest} requests and {max_total_tokens} tokens, expected at most"
+            f" {LARGEST[0]} and {LARGEST[1]}: a gate lays out tables of all; ask about less"
+        )
     batch = np.arange(1, largest + 1)
     least = float(
         np.min(
@@ -137,7 +183,11 @@ def _check(
 
 
 def _parts(
-    draws: DeploymentDraws, sla_ms: float, max_batch_size: int, max_total_tokens: int
+    draws: DeploymentDraws,
+    sla_ms: float,
+    max_batch_size: int,
+    max_total_tokens: int,
+    longest: float,
 ) -> list[Part]:
     """The mixture in all regimes, without token counts at which no step keeps the SLA."""
     kinks: list[float] = []
@@ -146,10 +196,11 @@ def _parts(
     largest = float(np.log(max_batch_size))
     asked = {"largest": largest, "sla_ms": sla_ms}
     decode = [
-        Part(draws, DECODE, low, high, **asked) for low, high in _cut(0.0, max(largest, 0.1), kinks)
+        Part(draws, DECODE, *ends, **asked)
+        for ends in _cut(0.0, max(largest, 0.1), kinks, longest=longest)
     ]
     with_prompts = (float(np.log(2.0)) - 1e-9, float(np.log(max_total_tokens)) + 1e-9)
-    bounds = list(_cut(*with_prompts, [*kinks, largest]))
+    bounds = list(_cut(*with_prompts, kinks, largest, longest=longest))
     ratio = np.asarray(draws.parameters.get("r_C", 1.0))
     regimes = (OLDER, OWN) if (ratio != 1.0).any() else (OLDER,)
     prompts = [Part(draws, regime, *ends, **asked) for regime in regimes for ends in bounds]
@@ -158,37 +209,58 @@ def _parts(
     return decode + [part for part in prompts if part.high <= kept]
 
 
-def _cut(low: float, high: float, kinks: list[float]) -> Iterator[tuple[float, float]]:
-    """Cut an interval at the kinks that lie within it, and into pieces of at most `LONGEST`."""
-    inner = sorted({kink for kink in kinks if low + NEAR < kink < high - NEAR})
-    bounds = [low, *inner, high]
-    for left, right in pairwise(bounds):
-        n = int(np.ceil((right - left) / LONGEST))
-        cuts = np.linspace(left, right, n + 1).tolist()
+def _cut(
+    low: float, high: float, kinks: list[float], *always: float, longest: float
+) -> Iterator[tuple[float, float]]:
+    """Cut an interval at what lies within it, kinks only well within, and into short pieces."""
+    inner = {kink for kink in kinks if low + NEAR < kink < high - NEAR}
+    inner |= {end for end in always if low + 1e-6 < end < high - 1e-6}
+    for left, right in pairwise([low, *sorted(inner), high]):
+        cuts = np.linspace(left, right, int(np.ceil((right - left) / longest)) + 1).tolist()
         yield from pairwise(cuts)
 
 
 def _held_back(gate: Gate, draws: DeploymentDraws, rng: np.random.Generator) -> Gate:
     """The gate with its accuracy, and with what it needs to be nowhere too hopeful.
 
-    Errors of the interpolation are small shifts of latency, which a margin covers; beyond it, what
-    single draws do far in a tail is covered by a pad.
+    Errors of the interpolation are small shifts of latency, which a margin covers. What single
+    draws do far in a tail no small margin does, but a pad on the probability; it may take up a
+    tenth of the risk, and more only where no margin helps. Other steps than those that decided are
+    asked before that is believed.
     """
     steps = _near_the_limit(gate, rng)
-    exact = draws.sf_mean(np.full(steps[0].size, gate.sla_ms), Points(*steps))
+    shortfalls = []
     for margin in MARGINS:
-        error = replace(gate, accuracy=replace(UNCHECKED, margin=margin)).p_exceed(*steps) - exact
-        pad = max(-float(error.min()) - CAUTION * TOLERANCE, 0.0)
-        if pad == 0.0:
+        shortfalls.append(_shortfall(_with(gate, margin, 0.0), draws, steps))
+        enough = 0.0 if margin <= LARGEST_PLAIN_MARGIN else 0.1 * gate.risk
+        if shortfalls[-1] <= enough:
             break
-    error = np.minimum(error + pad, 1.0 - exact)
+    allowed = 0.1 * gate.risk
+    plain = shortfalls[-1] == 0.0 and margin <= LARGEST_PLAIN_MARGIN
+    first = next((k for k, lacking in enumerate(shortfalls) if lacking <= allowed), -1)
+    chosen = len(shortfalls) - 1 if plain else first
+    held = _with(gate, MARGINS[chosen], shortfalls[chosen])
+    other = _near_the_limit(gate, rng)
+    held = _with(gate, MARGINS[chosen], shortfalls[chosen] + 1.5 * _shortfall(held, draws, other))
+    together = tuple(np.concatenate(both) for both in zip(steps, other, strict=True))
+    error = held.p_exceed(*together) - _exact(held, draws, together)
     below, above = max(-float(error.min()), 0.0), max(float(error.max()), 0.0)
-    if gate.risk - pad <= 2.0 * LEAST_LEVEL:
-        raise InputError(
-            f"got risk={gate.risk:g}, which a gate from {draws.n_draws} draws cannot tell (it errs"
-            f" by {pad + TOLERANCE:.1e}), expected a larger risk; fit with more draws or raise it"
-        )
-    return replace(gate, accuracy=Accuracy(exact.size, below, above, margin, pad))
+    accuracy = replace(held.accuracy, n_checked=error.size, below=below, above=above)
+    return replace(held, accuracy=accuracy)
+
+
+def _with(gate: Gate, margin: float, pad: float) -> Gate:
+    return replace(gate, accuracy=replace(UNCHECKED, margin=margin, pad=pad))
+
+
+def _exact(gate: Gate, draws: DeploymentDraws, steps: tuple[Array, ...]) -> Array:
+    return draws.sf_mean(np.full(steps[0].size, gate.sla_ms), Points(*steps))
+
+
+def _shortfall(gate: Gate, draws: DeploymentDraws, steps: tuple[Array, ...]) -> float:
+    """How far the gate is too hopeful at some steps, beyond what it is allowed."""
+    error = gate.p_exceed(*steps) - _exact(gate, draws, steps)
+    return max(-float(error.min()) - CAUTION * TOLERANCE, 0.0)
 
 
 def _near_the_limit(gate: Gate, rng: np.random.Generator) -> tuple[Array, Array, Array]:
@@ -201,7 +273,8 @@ def _near_the_limit(gate: Gate, rng: np.random.Generator) -> tuple[Array, Array,
     )
     older, own = gate.largest_context(batch, tokens)
     likely = np.maximum(older, own).astype(float)
-    context = np.where(likely > 0, likely, tokens) * np.exp(rng.normal(0.0, 0.15, n))
+    beside = np.exp(rng.normal(0.0, 0.15, n)) * (rng.random(n) < 0.7)
+    context = np.where(likely > 0, likely, tokens) * np.where(beside > 0.0, beside, 1.0)
     context = np.where(rng.random(n) < 0.3, tokens * np.exp(rng.exponential(2.0, n)), context)
     context = np.where(rng.random(n) < 0.1, tokens, context)
     return batch, tokens, np.minimum(np.round(context), 1e9)

@@ -34,14 +34,13 @@ N_LEVELS: Final = 80
 LEAST_LEVEL: Final = 2e-5
 """Levels of exceedance, from this to one less this."""
 
-MAX_PROFILES: Final = 24
 LEFT_OUT: Final = 5e-5
 """Profiles are added until no more than this is left out of the exceedance, as a probability."""
 
 FAR: Final = 1e6
 """Attended positions that tell the slope by C."""
 
-NO_SLOPE: Final = -700.0
+NO_SLOPE: Final = -60.0
 """Logarithm of a slope that is none."""
 
 SURE: Final = 1.0 - 1e-5
@@ -191,8 +190,13 @@ class Part:
         return values
 
 
-def reduced(draws: DeploymentDraws, parts: Sequence[Part]) -> tuple[Profiles, list[Array]]:
-    """Profiles of the curves of all parts, and their weights in each, shape (node, profile)."""
+def reduced(
+    draws: DeploymentDraws, parts: Sequence[Part], *, most: int
+) -> tuple[Profiles, list[Array]]:
+    """At most so many profiles of the curves of all parts, and their weights in each.
+
+    The weights have shape (node, profile).
+    """
     levels = _levels(draws)
     curves = np.concatenate([part.solved(draws, levels) for part in parts])
     # An error of y counts by how much exceedance lies there: density over the node's spread.
@@ -201,7 +205,7 @@ def reduced(draws: DeploymentDraws, parts: Sequence[Part]) -> tuple[Profiles, li
     by_node /= np.concatenate([part.spread() for part in parts])
     left, singular, right = np.linalg.svd(curves * by_node[:, None] * by_level, full_matrices=False)
     n = 1
-    while n < MAX_PROFILES and np.abs((left[:, n:] * singular[n:]) @ right[n:]).max() > LEFT_OUT:
+    while n < most and np.abs((left[:, n:] * singular[n:]) @ right[n:]).max() > LEFT_OUT:
         n += 1
     weights = left[:, :n] * singular[:n] / by_node[:, None]
     ends = np.cumsum([part.n_nodes for part in parts])[:-1]

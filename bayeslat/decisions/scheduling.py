@@ -145,7 +145,7 @@ class SchedulerComparison:
         upper, lower = both
         with np.errstate(invalid="ignore", divide="ignore"):
             own = np.where((upper == 0.0) & (lower == 0.0), 1.0, upper / lower)
-            value = np.divide(upper.mean(), lower.mean())
+            value = np.divide(upper.mean(), lower.mean()) if upper.any() or lower.any() else 1.0
         return Estimate(float(value), *_summary(own, credible, mean=False)[1:])
 
     def table(self, *, credible: float = 0.9) -> pd.DataFrame:

@@ -284,6 +284,11 @@ def sla_range(
     ends = np.array([low, high], dtype=float)
     tokens = np.array([space.token_range(low)[0], space.token_range(high)[1]], dtype=float)
     limits = LatencyDistribution(draws, ends, tokens, space.context(ends)).ppf(1.0 - risk)
+    if not limits.min() > 0.0:
+        raise InputError(
+            f"got risk={risk:g}, at which steps take no time at all, expected a smaller one to find"
+            " limits by; lower the risk, or give the limits"
+        )
     spaced = np.geomspace(limits.min(), limits.max(), n)
     digits = 10.0 ** (np.floor(np.log10(spaced)) - 2.0)
     return tuple(float(f"{limit:.6g}") for limit in np.unique(np.ceil(spaced / digits) * digits))

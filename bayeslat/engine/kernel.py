@@ -391,10 +391,11 @@ def _choose_in_turn(requests, queue, new, gate, state, served):
             return
         more = positions + requests[COMPUTED, i] + 1
         fits = _room(gate, batch + 1, batch + 1, more) >= 0.0
-        if fits or batch == 0:
+        if fits:
             new[position], positions = 1, more
             batch += 1
-        if not fits and batch == 1:
+        elif batch == 0:
+            new[position] = 1
             state[FORCED] = 1
             return
 

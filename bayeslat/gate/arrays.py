@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 from bayeslat.errors import InputError
 from bayeslat.gate.series import DECODE, LOG_A, LOG_B, OLDER, OWN, WEIGHTS, Layout, Profiles
 
-__all__ = ["MOST_CONTEXT", "ArrayAnswers", "refuse"]
+__all__ = ["MOST_CONTEXT", "TINY", "ArrayAnswers", "refuse"]
 
 type Array = NDArray[np.float64]
 type Integers = NDArray[np.int64]
 
 BLOCK: Final = 4096
 """Points that are answered at once, so that what they need stays in the cache."""
+
+TINY: Final = 1e-30
+"""Least distance of two levels."""
 
 MOST_CONTEXT: Final = 2**31 - 2**20
 """Positions beyond which a gate answers for nothing."""
@@ -92,7 +95,10 @@ class ArrayAnswers:
         ends = weights @ curves[:, [0, -1]]
         exceedance = np.where(y < ends[:, 0], 1.0, self.profiles.probability[-1])
         between = np.flatnonzero((y >= ends[:, 0]) & (y < ends[:, 1]))
-        exceedance[between] = self._between(weights[between] @ curves, y[between])
+        levels = weights[between] @ curves
+        if not self.layout.rising:
+            levels = np.maximum.accumulate(levels, axis=1)
+        exceedance[between] = self._between(levels, y[between])
         return np.where(context < np.inf, np.minimum(exceedance + self.pad, 1.0), 1.0)
 
     def _between(self, levels: NDArray[Any], y: Array) -> Array:
@@ -101,7 +107,7 @@ class ArrayAnswers:
         k = np.clip(below.sum(axis=1, dtype=np.uint8).astype(np.int64) - 1, 0, levels.shape[1] - 2)
         place = np.arange(k.size)
         left, right = levels[place, k].astype(float), levels[place, k + 1]
-        u = np.clip((y - left) / (right - left), 0.0, 1.0)
+        u = np.clip((y - left) / np.maximum(right - left, TINY), 0.0, 1.0)
         first, second, third, fourth = np.array(self.layout.cubics)[k].T
         return np.asarray(first + u * (second + u * (third + u * fourth)))
 

@@ -74,7 +74,7 @@ class StepPlan:
         Requests that decode and have to wait for a later step.
     impossible : tuple of str
         Requests that no step within the risk can ever hold; the caller has to reject them, or to
-        serve them knowingly.
+        serve them knowingly. One that decodes runs nevertheless when its turn has come, alone.
     batch_size, total_tokens, context_tokens : int
         B, S and C of the step.
     p_exceed : float
@@ -131,15 +131,15 @@ def build_step(
     _check(decodes, prompts, max_batch_size, max_total_tokens)
     most_requests = min(max_batch_size or gate.max_batch_size, gate.max_batch_size)
     most_tokens = min(max_total_tokens or gate.max_total_tokens, gate.max_total_tokens)
-    impossible = [one.name for one in decodes if not gate.fits(1, 1, one.context_tokens)]
-    impossible += [one.name for one in prompts if not _ever_fits(gate, one, most_tokens, chunked)]
+    never = [one.name for one in decodes if not _ever_runs(gate, 1, one.context_tokens)]
+    never += [one.name for one in prompts if not _ever_fits(gate, one, most_tokens, chunked)]
     waiting = sorted(decodes, key=lambda one: -one.steps_waited)
     n, within = _leading(gate, waiting, min(most_requests, most_tokens))
     step = _Step(n, n, sum(one.context_tokens for one in waiting[:n]))
     chunks = []
     if within:
         for one in sorted(prompts, key=lambda one: -one.priority):
-            if one.name in impossible or step.batch == most_requests:
+            if one.name in never or step.batch == most_requests:
                 continue
             tokens = _chunk(gate, step, one, most_tokens - step.tokens, chunked)
             if tokens:
@@ -149,7 +149,7 @@ def build_step(
         tuple(one.name for one in waiting[:n]),
         tuple(chunks),
         tuple(one.name for one in waiting[n:]),
-        tuple(impossible),
+        tuple(never),
         step.batch,
         step.tokens,
         step.context,
@@ -188,19 +188,33 @@ class TokenBudget:
         context_tokens : int
             Positions that they attend to, their new tokens included.
         n_prompts : int
-            Prompts that may share what is left; each is a request more.
+            Prompts that may share what is left, at most; each is a request more.
         prompt_context : int
             Positions already computed of the prompts that would be continued.
 
         Returns
         -------
         int
-            `n_decodes` where no prompt can join; as many as that run even where the gate does not
-            admit them, because a budget cannot say which decodes should wait.
+            Such that the step is within the risk whether one prompt or all share it, if the decodes
+            alone are. `n_decodes` where no prompt can join, so that it is 0 where nothing decodes
+            and nothing fits: the engine then has to reject the prompt, or to run it knowingly. A
+            budget cannot say which decodes should wait.
         """
-        n = n_decodes + n_prompts
-        more = self.gate.max_more_tokens(n, n, context_tokens + prompt_context + n_prompts)
-        return n_decodes if more is None else max(n_decodes, min(n + more, self.most))
+        if n_prompts == 0:
+            return n_decodes
+        batches = n_decodes + np.arange(1, n_prompts + 1)
+        budget = self.most
+        for n in batches.tolist():
+            own = context_tokens + prompt_context + n - n_decodes
+            more = self.gate.max_more_tokens(n, n, own)
+            if more is None:
+                return n_decodes
+            budget = min(budget, n + more)
+        # However many prompts share it: fewer make a step of other kernels, not a lighter one.
+        positions = context_tokens + prompt_context + budget - n_decodes
+        joining = batches[batches <= budget]
+        safe = joining.size > 0 and bool(np.all(self.gate.fits(joining, budget, positions)))
+        return max(n_decodes, budget) if safe else n_decodes
 
 
 def exhaustive_step(
@@ -301,12 +315,23 @@ def _chunk(gate: StepGate, step: _Step, prompt: Prompt, left: int, chunked: bool
 
 
 def _ever_fits(gate: StepGate, prompt: Prompt, most_tokens: int, chunked: bool) -> bool:
-    """Whether steps without anybody else compute the prompt to its end within the risk."""
-    nothing = _Step(0, 0, 0)
+    """Whether any steps compute the prompt to its end within the risk."""
+    end = prompt.computed_tokens + prompt.tokens
     if not chunked:
-        return prompt.tokens <= most_tokens and nothing.plus(prompt, prompt.tokens).fits(gate)
-    end = Prompt(prompt.name, 1, prompt.computed_tokens + prompt.tokens - 1)
-    return nothing.plus(end, 1).fits(gate) and _chunk(gate, nothing, prompt, most_tokens, True) > 0
+        return prompt.tokens <= most_tokens and _ever_runs(gate, prompt.tokens, end)
+    # The last chunk attends to most; it may be as short as one token.
+    return _ever_runs(gate, 1, end)
+
+
+def _ever_runs(gate: StepGate, tokens: int, context: int) -> bool:
+    """Whether a request of so many tokens fits into any step, alone or beside others.
+
+    Where latency falls with the batch, it may fit among others though it does not alone.
+    """
+    if gate.fits(1, tokens, context):
+        return True
+    others = np.arange(1, min(gate.max_batch_size, gate.max_total_tokens - tokens + 1))
+    return bool(np.any(gate.fits(1 + others, tokens + others, context + others)))
 
 
 def _check(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bayeslat.errors import InputError, StaleGateError
 from bayeslat.gate import files
-from bayeslat.gate.arrays import MOST_CONTEXT, ArrayAnswers, refuse
+from bayeslat.gate.arrays import MOST_CONTEXT, TINY, ArrayAnswers, refuse
 from bayeslat.gate.series import (
     DECODE,
     LOG_A,
@@ -43,10 +43,11 @@ class Accuracy:
     n_checked : int
         Steps.
     below, above : float
-        How far the gate's probability lies below the exact one, and how far above, at most.
+        How far the gate's probability lies below the exact one, and how far above, at most among
+        these; of other steps a few may be worse.
     margin, pad : float
         Relative latency by which the gate takes every step to be longer than it is, and what it
-        adds to every probability: both so that it nowhere lies further below the exact one.
+        adds to every probability, so that it lies no further below the exact one there.
     """
 
     n_checked: int
@@ -71,7 +72,8 @@ class Gate:
     sla_ms, risk : float
         Limit of a step's latency in milliseconds, and the admitted probability of exceeding it.
     max_batch_size, max_total_tokens : int
-        Largest B and S that the gate answers for. Beyond them nothing fits: `p_exceed` is 1.
+        Largest B and S that the gate answers for. Beyond them, and beyond 2,146,435,072 attended
+        positions, nothing fits: `p_exceed` is 1.
     fingerprint : str
         Of the posterior draws that it stands for; see `check`.
     quantum : float
@@ -85,9 +87,9 @@ class Gate:
 
     Notes
     -----
-    The first answer lays out tables of some megabytes, in about a tenth of a second. `max_tokens`,
-    `max_more_tokens` and `max_batch` lay out one row or column more at the first call for each B
-    or S, in about a millisecond; `prepare` does so beforehand.
+    The first answer lays out tables, for 256 requests and 8,192 tokens some megabytes in about a
+    tenth of a second. `max_tokens`, `max_more_tokens` and `max_batch` lay out one row or column
+    more at the first call for each B or S, in about a millisecond; `prepare` does so beforehand.
     """
 
     deployment: str
@@ -137,12 +139,14 @@ class Gate:
         )
         y = math.log(ratio) if self.profiles.log_scale else ratio - 1.0
         levels = maps[WEIGHTS:] @ self._layout.curves
+        if not self._layout.rising:
+            levels = np.maximum.accumulate(levels)
         k = int(levels.searchsorted(y, side="right"))
         if k == 0:
             return 1.0
         if k == levels.size:
             return float(self.profiles.probability[-1]) + self.accuracy.pad
-        u = (y - levels.item(k - 1)) / (levels.item(k) - levels.item(k - 1))
+        u = (y - levels.item(k - 1)) / max(levels.item(k) - levels.item(k - 1), TINY)
         first, second, third, fourth = self._layout.cubics[k - 1]
         exceedance = first + u * (second + u * (third + u * fourth))
         return min(exceedance + self.accuracy.pad, 1.0)
@@ -211,15 +215,30 @@ class Gate:
         -------
         older, own : array of int
             -1 where there is none. Decode steps (S = B) make no such difference.
+
+        Raises
+        ------
+        InputError
+            A step beyond the range.
         """
         shape = np.broadcast_shapes(np.shape(batch_size), np.shape(total_tokens))
         batch = np.broadcast_to(batch_size, shape).ravel().astype(np.int64)
         tokens = np.broadcast_to(total_tokens, shape).ravel().astype(float)
+        inside = (batch >= 1) & (batch <= self.max_batch_size) & (tokens >= batch)
+        if not (inside & (tokens <= self.max_total_tokens)).all():
+            raise InputError(
+                f"got steps with B from {batch.min()} to {batch.max()} and S from {tokens.min():g}"
+                f" to {tokens.max():g}, expected 1 <= B <= S, B <= {self.max_batch_size} and"
+                f" S <= {self.max_total_tokens}; ask about these"
+            )
+        beyond = (tokens > self._most_tokens) & (tokens != batch)
+        tokens = np.where(beyond, self._most_tokens, tokens)
         decode = tokens == batch
         older = self._arrays.largest_context(np.where(decode, DECODE, OLDER), batch, tokens)
         own = self._arrays.largest_context(np.where(decode, DECODE, OWN), batch, tokens)
         older[~decode & (older <= tokens)] = -1
         own = np.where(decode, own, np.minimum(own, tokens.astype(np.int64)))
+        older[beyond], own[beyond] = -1, -1
         return older.reshape(shape), own.reshape(shape)
 
     def check(self, fingerprint: str) -> None:
@@ -257,9 +276,8 @@ class Gate:
         InputError
             The content is no gate, or of another version.
         """
-        header, profiles, pieces = files.from_bytes(content, source)
-        accuracy = Accuracy(**header.pop("accuracy"))
-        return cls(**header, accuracy=accuracy, profiles=profiles, pieces=pieces)
+        fields = files.from_bytes(content, source)
+        return cls(**fields | {"accuracy": Accuracy(**fields["accuracy"])})
 
     def save(self, path: str | Path) -> None:
         """Write the gate to a file, whole or not at all."""
@@ -359,7 +377,7 @@ def _whole(value: float, at_least: int) -> int:
         whole = int(value)
     except (TypeError, ValueError, OverflowError):
         whole = -1
-    if whole != value or whole < at_least:
+    if whole < at_least or whole != value:
         raise InputError(
             f"got {value!r}, expected a whole number of at least {at_least}; every request computes"
             " a token, so correct the query"
@@ -369,7 +387,11 @@ def _whole(value: float, at_least: int) -> int:
 
 def _positions(context_tokens: float) -> int:
     """Positions, rounded up."""
-    if not context_tokens >= 0:
+    try:
+        possible = bool(context_tokens >= 0)
+    except (TypeError, ValueError):
+        possible = False
+    if not possible:
         raise InputError(
             f"got context_tokens={context_tokens!r}, expected a number of at least 0; correct the"
             " query"

@@ -30,6 +30,13 @@ _FIELDS: Final = (
 )  # fmt: skip
 
 
+_FAULTS: Final = (
+    OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, lzma.LZMAError,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""What reading something else than a gate may raise."""
+
+
 def to_bytes(gate: "Gate") -> bytes:
     """A gate as a compressed archive of numpy arrays."""
     header = {name: getattr(gate, name) for name in _FIELDS}
@@ -45,27 +52,27 @@ def to_bytes(gate: "Gate") -> bytes:
         header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
         levels=np.stack([gate.profiles.probability, gate.profiles.density, gate.profiles.variate]),
         curves=gate.profiles.curves.astype(np.float32),
-        series=_packed(np.round(multiples).astype(np.int32)),
+        series=_packed(np.round(multiples).astype(np.int64)),
     )
     return lzma.compress(held.getvalue())
 
 
-def _packed(values: NDArray[np.int32]) -> NDArray[np.uint8]:
+def _packed(values: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Whole numbers as rows of bytes of one weight: most of the high ones are zero, and compress.
 
     The sign goes into the last bit, or else small negative numbers would have no zero byte.
     """
-    folded = ((values << 1) ^ (values >> 31)).astype("<u4")
-    return np.ascontiguousarray(folded.view(np.uint8).reshape(-1, 4).T)
+    folded = ((values << 1) ^ (values >> 63)).astype("<u8")
+    return np.ascontiguousarray(folded.view(np.uint8).reshape(-1, 8).T)
 
 
 def _unpacked(packed: NDArray[np.uint8]) -> NDArray[np.int64]:
-    folded = np.ascontiguousarray(packed.T).view("<u4").ravel().astype(np.int64)
+    folded = np.ascontiguousarray(packed.T).view("<u8").ravel().astype(np.int64)
     return (folded >> 1) ^ -(folded & 1)
 
 
-def from_bytes(content: bytes, source: str) -> tuple[dict[str, Any], Profiles, tuple[Piece, ...]]:
-    """Header, profiles and pieces of a gate.
+def from_bytes(content: bytes, source: str) -> dict[str, Any]:
+    """The fields of a gate; that of its accuracy as a mapping.
 
     Raises
     ------
@@ -73,12 +80,8 @@ def from_bytes(content: bytes, source: str) -> tuple[dict[str, Any], Profiles, t
         The content is no gate, or of another version.
     """
     try:
-        held = io.BytesIO(lzma.decompress(content))
-        with np.load(held, allow_pickle=False) as archive:
-            header = json.loads(archive["header"].tobytes())
-            levels, curves, packed = archive["levels"], archive["curves"], archive["series"]
-        version = header.pop("version")
-    except (OSError, ValueError, KeyError, EOFError, lzma.LZMAError, zipfile.BadZipFile) as fault:
+        version, fields = _parsed(content)
+    except _FAULTS as fault:
         raise InputError(
             f"got {source}, which is no compiled gate ({fault}), expected what Gate.save writes;"
             " compile the gate again"
@@ -87,17 +90,29 @@ def from_bytes(content: bytes, source: str) -> tuple[dict[str, Any], Profiles, t
         raise InputError(
             f"got {source}, a gate of format {version}, expected format {VERSION}; compile it again"
         )
+    return fields
+
+
+def _parsed(content: bytes) -> tuple[Any, dict[str, Any]]:
+    """Version and fields; none of these for another version."""
+    with np.load(io.BytesIO(lzma.decompress(content)), allow_pickle=False) as archive:
+        header = json.loads(archive["header"].tobytes())
+        levels, curves, packed = archive["levels"], archive["curves"], archive["series"]
+    if header["version"] != VERSION:
+        return header["version"], {}
     values = _unpacked(packed) * header["quantum"]
     pieces, start = [], 0
-    for regime, low, high, *shape in header.pop("pieces"):
+    for regime, low, high, *shape in header["pieces"]:
         size = int(np.prod(shape))
         series = values[start : start + size].reshape(shape)
         pieces.append(Piece(regime, low, high, series))
         start += size
     probability, density, variate = levels
-    log_scale = header.pop("log_scale")
-    profiles = Profiles(probability, density, variate, curves.astype(float), log_scale)
-    return header, profiles, tuple(pieces)
+    fields: dict[str, Any] = {name: header[name] for name in (*_FIELDS, "accuracy")}
+    fields["profiles"] = Profiles(
+        probability, density, variate, curves.astype(float), header["log_scale"]
+    )
+    return VERSION, fields | {"pieces": tuple(pieces)}
 
 
 def read(path: Path) -> bytes:
@@ -118,7 +133,17 @@ def read(path: Path) -> bytes:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: under a temporary name first."""
+    """Write a file whole or not at all: under a temporary name first.
+
+    Raises
+    ------
+    InputError
+        The folder does not exist, or the path is a folder.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(
+            f"got {path} to write a gate to, expected a file in a folder that exists; choose one"
+        )
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         beside.write_bytes(content)

@@ -88,7 +88,8 @@ class Profiles(NamedTuple):
     log_scale: bool
 
     def at(self, probability: float) -> Array:
-        """Curves at any level between the first and the last, shape (profile,)."""
+        """Curves at any level, held between the first and the last, shape (profile,)."""
+        probability = min(max(probability, self.probability[-1]), self.probability[0])
         cell = int(np.searchsorted(-self.probability[1:-1], -probability, side="right"))
         first, *rest = self.cubics[cell]
         roots = np.roots([*rest[::-1], first - probability])
@@ -129,6 +130,8 @@ class Layout:
         Of the profiles, in single precision as well.
     cubics : list of list of float
         Exceedance between neighbouring levels.
+    rising : bool
+        Whether the y of the levels rise in every cell; where they do not, the answers see to it.
     """
 
     edges: list[float]
@@ -139,6 +142,7 @@ class Layout:
     limits: tuple[Array, ...]
     curves: NDArray[np.float32]
     cubics: list[list[float]]
+    rising: bool
 
     @classmethod
     def of(
@@ -175,6 +179,7 @@ class Layout:
             tuple(_limits(one, profiles.at(level)) for one in cells),
             profiles.curves.astype(np.float32),
             profiles.cubics.tolist(),
+            all(_rise(one, profiles.curves) for one in cells),
         )
 
 
@@ -202,6 +207,16 @@ def _cells(piece: Piece, log_batch: Array, n_cells: int) -> Array:
         powers = np.vander(np.arange(STENCIL) + float(start - cell), increasing=True)
         cells[:, cell] = np.linalg.inv(powers) @ values[:, start : start + STENCIL]
     return cells
+
+
+def _rise(cells: Array, curves: Array) -> bool:
+    """Whether the levels rise at the beginning and the middle of every cell, well apart."""
+    apart = np.diff(curves, axis=1)
+    for powers in ([1.0, 0.0, 0.0, 0.0], [1.0, 0.5, 0.25, 0.125]):
+        weights = np.einsum("p,bcpm->bcm", powers, cells[..., WEIGHTS:])
+        if any((row @ apart).min() <= 0.0 for row in weights):
+            return False
+    return True
 
 
 def _limits(cells: Array, curve: Array) -> Array:

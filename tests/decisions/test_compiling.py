@@ -89,5 +89,5 @@ def test_impossible_questions_are_refused_in_one_line(change, message):
 def test_a_risk_that_few_draws_cannot_tell_is_refused():
     """With two draws far apart and little noise the tail is a plateau of one half."""
     draws = make_draws(2, spread=0.5, sigma=1e-4, tau_B=1.0)
-    with pytest.raises(InputError, match="2 draws cannot tell"):
+    with pytest.raises(InputError, match="2 draws lie too far apart"):
         compile_gate(draws, **QUESTION | {"sla_ms": 60.0, "risk": 2e-4})

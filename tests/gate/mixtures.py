@@ -24,23 +24,23 @@ TYPICAL = {
 }
 
 
-def mixture(kind, *, n=400):
+def mixture(kind, *, n=400, spread=None, noise=0.05):
     """Random draws; the plain kind has everything that the default model has."""
     rng = np.random.default_rng(3)
-    typical, spread, family, nu = dict(TYPICAL), 0.05, "student_t", 4.0
+    typical, family, nu = dict(TYPICAL), "student_t", 4.0
     if kind == "lognormal":
         family, nu = "lognormal", np.inf
     if kind == "not_monotone":
         typical |= {"k_B": 0.3, "w_0": 30.0, "tau_B": 0.4}
     if kind == "no_context":
         typical = {name: value for name, value in typical.items() if name not in ("tau_C", "r_C")}
-    if kind == "wide":
-        spread = 0.3
+    if spread is None:
+        spread = 0.3 if kind == "wide" else 0.05
     parameters = {name: value * rng.lognormal(0.0, spread, n) for name, value in typical.items()}
     draws = DeploymentDraws(
         Deployment("H100-80GB", "llama-7b"),
         parameters,
-        0.05 * rng.lognormal(0.0, 0.1, n),
+        noise * rng.lognormal(0.0, 0.1, n),
         np.full(n, nu),
         family,
     )

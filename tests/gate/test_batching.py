@@ -213,6 +213,50 @@ def test_a_compiled_gate_builds_steps(gate: Gate):
                 )  # fmt: skip
 
 
+class Falling:
+    """A gate that admits batches from eight requests on, whatever they compute."""
+
+    sla_ms, risk, max_batch_size, max_total_tokens = 1.0, 0.05, 16, 512
+
+    def fits(self, batch, tokens, context):
+        return (np.asarray(batch) >= 8) & (np.asarray(tokens) >= 8)
+
+    def p_exceed(self, batch, tokens, context):
+        return np.where(self.fits(batch, tokens, context), 0.01, 0.9)
+
+    def max_more_tokens(self, batch, tokens, context):
+        return 512 - tokens if batch >= 8 else None
+
+
+def test_what_fits_beside_others_is_not_impossible():
+    plan = build_step(Falling(), decodes(9), [Prompt("p", 20)])
+    assert plan.impossible == ()
+    assert plan.within_risk
+    assert len(plan.decodes) == 9
+    assert plan.chunks == (("p", 20),)
+
+
+class Uneven(Linear):
+    """A gate to which few prompts are dearer than many."""
+
+    def fits(self, batch, tokens, context):
+        dear = np.where(np.asarray(batch) < 5, 40.0, 0.0)
+        return super().fits(batch, tokens + dear, context)
+
+
+def test_a_budget_holds_however_many_prompts_share_it():
+    gate = Uneven(200.0)
+    for n_decodes, n_prompts in ((0, 6), (3, 4), (1, 1), (4, 8), (6, 2)):
+        context = 100 * n_decodes
+        tokens = TokenBudget(gate, 512)(n_decodes, context, n_prompts=n_prompts)
+        for joining in range(1, n_prompts + 1):
+            batch = n_decodes + joining
+            if batch <= tokens:
+                assert gate.fits(batch, tokens, context + tokens - n_decodes)
+    assert TokenBudget(gate, 512)(5, 500, n_prompts=0) == 5
+    assert TokenBudget(Linear(5.0), 512)(0, 0, n_prompts=2) == 0
+
+
 # Wrong requests
 
 

@@ -1,3 +1,4 @@
+import io
 import lzma
 import pickle
 import subprocess
@@ -7,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mixtures import exact, random_steps
+from mixtures import exact, mixture, random_steps
 
-from bayeslat.decisions.compiling import TOLERANCE
+from bayeslat.decisions.compiling import TOLERANCE, compile_gate
 from bayeslat.errors import InputError, StaleGateError
 from bayeslat.gate import Gate, files
 
@@ -157,13 +158,29 @@ def test_arguments_that_are_no_numbers_are_refused(gate):
         lambda: gate.max_tokens(1.5, 0),
         lambda: gate.max_tokens(0, 0),
         lambda: gate.max_tokens("one", 0),
+        lambda: gate.max_tokens(np.array([3, 4]), 0),
         lambda: gate.max_batch(np.inf, 0),
         lambda: gate.max_more_tokens(5, 4, 0),
     ):
         with pytest.raises(InputError, match="expected a whole number"):
             ask()
-    with pytest.raises(InputError, match="context_tokens"):
-        gate.max_tokens(1, np.nan)
+    for context in (np.nan, None, "many", -1.0):
+        with pytest.raises(InputError, match="context_tokens"):
+            gate.max_tokens(1, context)
+    for step in ((65, 70), (5, 3), (1, 4_000), (0, 1)):
+        with pytest.raises(InputError, match="ask about these"):
+            gate.largest_context(*step)
+
+
+def test_answers_agree_where_draws_lie_far_apart():
+    """Spread-out draws make curves that no few profiles hold; levels are then put in order."""
+    draws = mixture("wide", spread=1.0)
+    gate = compile_gate(draws, sla_ms=60.0, risk=0.9, max_batch_size=64, max_total_tokens=2048)
+    steps = random_steps(1000, seed=8, max_context=2_000_000)
+    many = gate.p_exceed(*steps)
+    assert (many > exact(draws, *steps, 60.0) - 5e-3).all()
+    each = [gate.p_exceed(int(b), int(s), float(c)) for b, s, c in zip(*steps, strict=True)]
+    np.testing.assert_allclose(each, many, atol=2e-5)
 
 
 # Files
@@ -179,6 +196,14 @@ def test_a_gate_survives_a_file_and_a_pickle(compiled, tmp_path):
         np.testing.assert_array_equal(other.p_exceed(*steps), gate.p_exceed(*steps))
         np.testing.assert_array_equal(other.fits(*steps), gate.fits(*steps))
     assert [path.name for path in tmp_path.iterdir()] == ["step.gate"]
+
+
+def test_a_gate_of_hardly_any_noise_can_be_saved():
+    draws = mixture("no_context", spread=1e-3, noise=1e-4)
+    gate = compile_gate(draws, sla_ms=12.0, risk=0.05, max_batch_size=16, max_total_tokens=256)
+    steps = random_steps(300, seed=9, max_batch=16, max_tokens=256)
+    other = pickle.loads(pickle.dumps(gate))
+    np.testing.assert_array_equal(other.p_exceed(*steps), gate.p_exceed(*steps))
 
 
 def test_what_is_laid_out_is_not_pickled(gate):
@@ -209,8 +234,10 @@ def test_files_that_are_no_gate_are_refused(gate, tmp_path):
     path = tmp_path / "step.gate"
     with pytest.raises(InputError, match="cannot be read"):
         Gate.load(path)
-    other = lzma.compress(b"another archive")
-    for content in (b"", b"no gate at all", gate.to_bytes()[:-100], other):
+    array = io.BytesIO()
+    np.save(array, np.ones(3))
+    others = [lzma.compress(other) for other in (b"another archive", array.getvalue())]
+    for content in (b"", b"no gate at all", gate.to_bytes()[:-100], *others):
         path.write_bytes(content)
         with pytest.raises(InputError, match="no compiled gate"):
             Gate.load(path)
@@ -231,6 +258,9 @@ def test_a_gate_that_cannot_be_written_leaves_the_old_one(gate, tmp_path, monkey
     def fail(self, target):
         raise OSError("disk full")
 
+    for wrong in (tmp_path, tmp_path / "nowhere" / "step.gate"):
+        with pytest.raises(InputError, match="folder that exists"):
+            gate.save(wrong)
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         gate.save(path)

@@ -13,6 +13,9 @@ from bayeslat.predictive.draws import Points
 
 __all__ = ["candidate_steps", "checked_points", "read_candidates"]
 
+MOST: Final = 2.0**40
+"""Tokens and positions beyond which a step is no step."""
+
 PROMPTS: Final = (1, 2, 4, 8)
 """Prompts of a prefill step, as in the grid of `bayeslat.profiling`."""
 
@@ -41,20 +44,22 @@ def checked_points(
     Raises
     ------
     InputError
-        If B < 1, S < B, C < 0 or n_averaged <= 0, if a number is not finite, or without steps.
+        If B or S is no whole number, B < 1, S < B, C < 0 or n_averaged < 1, if a number is not
+        finite or beyond what an engine holds, or without steps.
     """
     arrays = (batch_size, total_tokens, context_tokens, n_averaged)
     together = np.broadcast_arrays(*(np.asarray(values, dtype=float) for values in arrays))
     b, s, c, n = (np.array(values).ravel() for values in together)
     if b.size == 0:
         raise InputError("got no candidate steps, expected at least one; add steps")
-    possible = (b >= 1.0) & (s >= b) & (c >= 0.0) & (n > 0.0) & (b + s + c + n < np.inf)
+    possible = (b >= 1.0) & (s >= b) & (s <= MOST) & (c >= 0.0) & (c <= MOST) & (n >= 1.0)
+    possible &= (b == np.floor(b)) & (s == np.floor(s)) & np.isfinite(n)
     if not possible.all():
         first = int(np.argmin(possible))
         raise InputError(
             f"got the step B = {b[first]:g}, S = {s[first]:g}, C = {c[first]:g}, mean of"
-            f" {n[first]:g}, expected finite S >= B >= 1, C >= 0 and a mean of one or more steps;"
-            " correct it"
+            f" {n[first]:g}, expected whole S >= B >= 1, C >= 0, none beyond {MOST:g}, and a mean"
+            " of one or more steps; correct it"
         )
     return Points(b, s, c, n)
 
@@ -135,13 +140,13 @@ def read_candidates(path: str | Path, *, context_per_request: float) -> Points:
         table = pd.read_csv(path)
     except (OSError, ValueError) as fault:
         raise InputError(
-            f"got the candidates {path}, which cannot be read ({fault}), expected a CSV file with"
+            f"got the steps {path}, which cannot be read ({fault}), expected a CSV file with"
             f" {' and '.join(REQUIRED)}; check the path"
         ) from fault
     lacking = [name for name in REQUIRED if name not in table]
     if lacking:
         raise InputError(
-            f"got candidates with columns {', '.join(map(str, table.columns))}, expected"
+            f"got steps with columns {', '.join(map(str, table.columns))}, expected"
             f" {' and '.join(REQUIRED)}; rename the columns"
         )
     batch, tokens = (_numbers(table, name) for name in REQUIRED)
@@ -159,7 +164,7 @@ def _numbers(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
     wrong = np.flatnonzero(numbers.isna() & table[name].notna())
     if wrong.size:
         raise InputError(
-            f"got {table[name].iloc[wrong[0]]!r} as {name} in row {wrong[0] + 1} of the candidates,"
+            f"got {table[name].iloc[wrong[0]]!r} as {name} in row {wrong[0] + 1} of the steps,"
             f" expected a number; correct or remove the {wrong.size} such rows"
         )
     return numbers.to_numpy(dtype=float)

@@ -23,11 +23,15 @@ __all__ = ["check_alpha", "utility_tables"]
 type Array = NDArray[np.float64]
 
 MAX_ALPHA: Final = 32.0
-"""Beyond it utilities differ by less than numbers resolve."""
+"""Beyond it even utilities of like tenants differ by less than numbers resolve."""
 
 
 def utility_tables(
-    tokens: Sequence[int], weights: Sequence[float], requests: Sequence[int], alpha: float
+    tokens: Sequence[int],
+    weights: Sequence[float],
+    requests: Sequence[int],
+    alpha: float,
+    counted: Sequence[bool] | NDArray[np.bool_] | None = None,
 ) -> list[Array]:
     """Utility of every number of requests of each tenant.
 
@@ -41,6 +45,8 @@ def utility_tables(
         Most requests of each tenant.
     alpha : float
         Of the utility.
+    counted : sequence of bool, optional
+        Tenants whose utility counts; that of others is zero whatever they have.
 
     Returns
     -------
@@ -55,9 +61,14 @@ def utility_tables(
         For an alpha that is out of its range.
     """
     check_alpha(alpha)
-    least = min(s / w for s, w in zip(tokens, weights, strict=True))
+    counts = [True] * len(tokens) if counted is None else list(counted)
+    each = list(zip(tokens, weights, requests, counts, strict=True))
+    least = min(s / w for s, w, _, counting in each if counting)
     tables: list[Array] = []
-    for s, w, n in zip(tokens, weights, requests, strict=True):
+    for s, w, n, counting in each:
+        if not counting:
+            tables.append(np.zeros(n + 1))
+            continue
         # In units of the least normalised service of one request no power overflows.
         own = np.arange(n + 1) * (s / w / least)
         with np.errstate(divide="ignore"):
@@ -65,7 +76,7 @@ def utility_tables(
         tables.append(np.asarray(w * utility, dtype=float))
     if alpha >= 1.0:
         largest = np.abs(np.concatenate([table[1:] for table in tables])).max(initial=1.0)
-        for table in tables:
+        for table in (one for one, counting in zip(tables, counts, strict=True) if counting):
             table[0] = -4.0 * (len(tables) + 1) * largest
     return tables
 

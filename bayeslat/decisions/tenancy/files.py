@@ -53,7 +53,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
 def _json_rows(path: Path) -> list[dict[str, Any]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise _unreadable(path, fault) from fault
     if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
         raise InputError(
@@ -74,6 +74,10 @@ def _tenant(row: Mapping[str, Any], number: int) -> Tenant:
             f" {', '.join(name for name in COLUMNS if name not in REQUIRED)}; correct the file"
         )
     values = {key: _number(row, key, number) for key in row if key != "name"}
+    if isinstance(row["name"], list | dict):
+        raise InputError(
+            f"got {row['name']!r} as the name of tenant {number}, expected a text; correct the file"
+        )
     return Tenant(str(row["name"]), **values)
 
 

@@ -12,7 +12,7 @@ step as it stands when a tenant's priority is served.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -39,6 +39,8 @@ __all__ = [
 type Ints = NDArray[np.int64]
 
 MAX_REQUESTS: Final = 100_000
+MOST_WEIGHT: Final = 1e6
+MOST_POSITIONS: Final = 2**31
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,17 @@ class Tenant:
                 f" max_requests={self.max_requests}, expected min_requests <= max_requests <="
                 f" {MAX_REQUESTS}; correct the tenant"
             )
-        if not (0.0 < self.weight < np.inf and 0.0 < self.max_share <= 1.0):
+        if not (1.0 / MOST_WEIGHT <= self.weight <= MOST_WEIGHT and 0.0 < self.max_share <= 1.0):
             raise InputError(
                 f"got tenant {self.name!r} with weight {self.weight} and max_share"
-                f" {self.max_share}, expected a positive weight and a share in (0, 1]; correct the"
-                " tenant"
+                f" {self.max_share}, expected a weight from {1 / MOST_WEIGHT:g} to {MOST_WEIGHT:g}"
+                " and a share in (0, 1]; correct the tenant"
+            )
+        most = max(self.tokens_per_request, self.context_per_request)
+        if most > MOST_POSITIONS:
+            raise InputError(
+                f"got tenant {self.name!r} with {most} tokens or positions a request, expected at"
+                f" most {MOST_POSITIONS}; correct the tenant"
             )
 
 
@@ -117,7 +125,8 @@ class Allocation:
         For which the allocation was found; None where it was found beside others.
     gap : float
         How much better any allocation of the same priority could be, as far as is proved: a share
-        of the utility at hand. Zero where this one is proved to be the best.
+        of the utility at hand. Zero where this one is proved to be the best, as far as numbers tell
+        utilities apart.
     """
 
     tenants: tuple[Tenant, ...]
@@ -199,30 +208,71 @@ def divide_by_priority(
     What is found need not be allowed where no allocation is.
     """
     priorities = np.array([tenant.priority for tenant in tenants])
-    weights = [tenant.weight for tenant in tenants]
-    limits = sharing.high.tolist()
-    tables = utility_tables(sharing.tokens.tolist(), weights, limits, alpha)
     fixed, gap = sharing.low, 0.0
     for priority in sorted(set(priorities.tolist()), reverse=True):
-        own = priorities == priority
-        found = divide(
-            Sharing(
-                sharing.tokens,
-                sharing.context,
-                fixed,
-                np.where(own, sharing.high, fixed),
-                np.where(own, sharing.max_share, 1.0),
-                sharing.fits,
-            ),
-            tables,
-            max_programs=max_programs,
+        fixed, own_gap = _divided(
+            tenants, sharing, priorities == priority, fixed, alpha, max_programs
         )
-        if found is not None:
-            fixed = found.requests
-            served = sum(tables[i][fixed[i]] for i in np.flatnonzero(own))
-            if found.bound > found.value:
-                gap = max(gap, float((found.bound - found.value) / max(abs(served), 1e-300)))
+        gap = max(gap, own_gap)
     return fixed, gap
+
+
+def _divided(
+    tenants: Sequence[Tenant],
+    sharing: Sharing,
+    own: NDArray[np.bool_],
+    fixed: Ints,
+    alpha: float,
+    max_programs: int,
+) -> tuple[Ints, float]:
+    """Requests once one priority is served, those of all others being fixed, and its gap.
+
+    Whoever has all that is wanted is fixed, and what is left is divided again: beside the utility
+    of a small tenant the gains of others are too small for numbers to tell.
+    """
+    left, gap = own, 0.0
+    while left.any():
+        high = np.where(left, sharing.high, fixed)
+        part = replace(
+            sharing,
+            low=np.where(left, sharing.low, fixed),
+            high=high,
+            max_share=np.where(own, sharing.max_share, 1.0),
+        )
+        tables = utility_tables(
+            sharing.tokens.tolist(), [one.weight for one in tenants], high.tolist(), alpha, left
+        )
+        found = divide(part, tables, max_programs=max_programs)
+        if found is None:
+            break
+        fixed = found.requests
+        if found.bound > found.value:
+            served = abs(sum(tables[i][fixed[i]] for i in np.flatnonzero(left)))
+            gap = max(gap, float((found.bound - found.value) / max(served, 1e-300)))
+        full = left & (fixed == sharing.high)
+        if not full.any():
+            break
+        left = left & ~full
+    return _filled(tenants, sharing, own, fixed), gap
+
+
+def _filled(
+    tenants: Sequence[Tenant], sharing: Sharing, own: NDArray[np.bool_], requests: Ints
+) -> Ints:
+    """The allocation with more for whoever can have more without less for another.
+
+    The one with the least normalised service comes first.
+    """
+    weights = np.array([one.weight for one in tenants])
+    unit = np.eye(requests.size, dtype=np.int64)[own]
+    while True:
+        more = requests + unit
+        more = more[(more <= sharing.high).all(axis=1)]
+        more = more[sharing.allowed(more)] if more.size else more
+        if not more.size:
+            return requests
+        served = (more - requests) @ (requests * sharing.tokens / weights)
+        requests = more[int(np.argmin(served))]
 
 
 def check_tenants(tenants: Sequence[Tenant]) -> tuple[Tenant, ...]:
