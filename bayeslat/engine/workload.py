@@ -312,7 +312,7 @@ def _numbers(table: pd.DataFrame, name: str) -> Array:
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise InputError(
-            f"got {table[name].iloc[bad[0]]!r} as {name} in row {bad[0] + 1} of the trace, expected"
+            f"got '{table[name].iloc[bad[0]]}' as {name} in row {bad[0] + 1} of the trace, expected"
             f" a number; correct or remove the {bad.size} such rows"
         )
     return values

@@ -179,7 +179,8 @@ class DeploymentDraws:
 
     def sf_mean(self, t_ms: Array, points: Points) -> Array:
         """P(T > t) of the mixture at each point, shape (point,)."""
-        return self._in_blocks(sf_mean, t_ms, points)
+        # A tabulated tail may lie a rounding beyond its ends.
+        return np.clip(self._in_blocks(sf_mean, t_ms, points), 0.0, 1.0)
 
     def sf_draws(self, t_ms: Array, points: Points) -> Array:
         """P(T > t) in each draw, shape (draw, point)."""
@@ -188,7 +189,7 @@ class DeploymentDraws:
             part = points[where]
             found = sf_draws(*self._formula, *self._steps(part), *self.tables(n), t_ms[where])
             result[:, where] = found.T
-        return result
+        return np.clip(result, 0.0, 1.0, out=result)
 
     def ppf_mean(self, q: Array, points: Points) -> Array:
         """Quantile of the mixture at each point, shape (point,).

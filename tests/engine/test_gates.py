@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from plain_engine import PlainEngine
@@ -190,6 +192,37 @@ def test_decodes_that_do_not_all_fit_take_turns(linear_times):
     assert records.gap_percentile(0.999).value < 4 * 1.01 * (2.0 + 0.51 * 8)
     finish = records.finish_ms[0]
     assert finish.min() > 0.7 * finish.max()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_decodes_in_turn_are_those_written_down_by_hand(seed):
+    """Few requests and a limit on the context, at which long ones give way to shorter ones."""
+    rng = np.random.default_rng(seed)
+    n, limit = int(rng.integers(2, 6)), float(rng.integers(60, 120))
+    lengths = rng.integers(3, 45, n), rng.integers(2, 40, n)
+    served = Workload(np.arange(float(n)), *lengths)
+    settings = EngineSettings(
+        max_num_seqs=8, max_num_batched_tokens=64, sla_aware=True, expected_output_tokens=1.0
+    )
+    times = StepTimes.from_function(
+        lambda b, s: 10.0 + 0.0 * b, max_batch_size=8, max_total_tokens=64
+    )
+    gates = StepGates.open(times)
+    level = np.full_like(gates.older, limit)
+    gates = replace(gates, older=level, own=level)
+    found = simulate_engine(served, settings, times, gates=gates, sla_ms=100.0, n_logged_steps=500)
+    plain = PlainEngine(
+        triples(served),
+        time_of=lambda b, s, c: 10.0,
+        settings=settings,
+        fits=lambda b, s, c: c <= limit,
+    )
+    plain.serve()
+    steps = found.step_log()[["batch_size", "total_tokens", "context_tokens"]].to_numpy()
+    np.testing.assert_array_equal(steps, [row[1:4] for row in plain.log])
+    forced = sum(forced for _, forced in plain.judged)
+    assert found.total("forced_steps").value == forced
+    assert (steps[:, 2] > limit).sum() == forced
 
 
 def test_runs_may_have_gates_of_their_own(linear_times):

@@ -70,8 +70,19 @@ def test_bad_files_are_refused_in_a_line(tmp_path, text, about):
 
 
 @pytest.mark.parametrize(
-    "step", [(0, 4, 0), (8, 4, 0), (1, 1, -1), (1, np.inf, 0), (1, 1, 0, 0), (1, 1, np.nan)]
+    "step",
+    [
+        (0, 4, 0),
+        (8, 4, 0),
+        (1, 1, -1),
+        (1, np.inf, 0),
+        (1, 1, 0, 0),
+        (1, 1, np.nan),
+        (1.5, 2, 2),
+        (1, 1e300, 0),
+        (1, 1, 0, 0.1),
+    ],
 )
 def test_impossible_steps_are_refused(step):
-    with pytest.raises(InputError, match="expected finite S >= B >= 1"):
+    with pytest.raises(InputError, match="expected whole S >= B >= 1"):
         checked_points(*step)

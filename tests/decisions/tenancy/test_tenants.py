@@ -386,3 +386,35 @@ def test_bad_files_of_tenants_are_one_line(tmp_path, name, content, about):
         read_tenants(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_tenants(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize("alpha", [4.0, 8.0, 16.0, 32.0])
+def test_no_tenant_could_have_more_at_no_cost_to_another(alpha):
+    """A small tenant that has all it wants hides the gains of large ones from the utility."""
+    small = Tenant("small", 1, 100, 2)
+    gate = ClosedForm(60.0)
+    tenants = [small, Tenant("b", 16, 300, 30), Tenant("c", 16, 300, 30)]
+    found = allocate(gate, tenants, alpha=alpha)
+    assert found.requests[0] == 2
+    assert abs(found.requests[1] - found.requests[2]) <= 1
+    for i in range(3):
+        more = np.array(found.requests) + np.eye(3, dtype=int)[i]
+        within = more[i] <= tenants[i].max_requests
+        tokens = [tenant.tokens_per_request for tenant in tenants]
+        context = [tenant.context_per_request for tenant in tenants]
+        assert not (within and gate.fits(more.sum(), more @ tokens, more @ context))
+
+
+@pytest.mark.parametrize(
+    ("change", "about"),
+    [
+        ({"weight": 1e-300}, "weight"),
+        ({"weight": 1e300}, "weight"),
+        ({"tokens_per_request": 10**300}, "expected at most"),
+        ({"context_per_request": 5 * 10**18}, "expected at most"),
+    ],
+)
+def test_numbers_that_no_tenant_has_are_refused(change, about):
+    with pytest.raises(InputError, match=about):
+        Tenant(**{"name": "a", "tokens_per_request": 1, "context_per_request": 1,
+                  "max_requests": 5} | change)  # fmt: skip
