@@ -67,7 +67,10 @@ MARGINS: Final = (0.0, *(4e-6 * 1.4**k for k in range(28)))
 """Margins that are tried, up to 4 % of a latency."""
 
 LARGEST_PLAIN_MARGIN: Final = 1.3e-3
-"""A larger margin costs more than a pad of a tenth of the risk."""
+"""A larger margin costs more than a pad of `PAD_SHARE` of the risk."""
+
+PAD_SHARE: Final = 0.1
+"""Share of the risk that a pad may take up rather than a larger margin."""
 
 FINE_ENOUGH: Final = 5e-4
 """Margin from which on a finer gate is tried."""
@@ -111,14 +114,11 @@ def compile_gate(
     _check(draws, sla_ms, risk, max_batch_size, max_total_tokens)
     rng = np.random.default_rng(seed)
     limits = float(sla_ms), float(risk), int(max_batch_size), int(max_total_tokens)
-    found: Gate | None = None
-    for fineness in FINENESS:
-        gate = _held_back(_made(draws, limits, fineness), draws, rng)
-        if found is None or gate.accuracy.above < found.accuracy.above:
-            found = gate
-        if gate.accuracy.pad == 0.0 and gate.accuracy.margin <= FINE_ENOUGH:
-            break
-    assert found is not None
+    coarse, fine = FINENESS
+    found = _held_back(_made(draws, limits, coarse), draws, rng)
+    if found.accuracy.pad > 0.0 or found.accuracy.margin > FINE_ENOUGH:
+        finer = _held_back(_made(draws, limits, fine), draws, rng)
+        found = min(found, finer, key=lambda one: one.accuracy.above)
     if (
         found.risk - found.accuracy.pad <= 2.0 * LEAST_LEVEL
         or found.accuracy.pad > 0.5 * found.risk
@@ -228,22 +228,16 @@ def _held_back(gate: Gate, draws: DeploymentDraws, rng: np.random.Generator) -> 
     tenth of the risk, and more only where no margin helps. Other steps than those that decided are
     asked before that is believed.
     """
-    steps = _near_the_limit(gate, rng)
-    shortfalls = []
-    for margin in MARGINS:
-        shortfalls.append(_shortfall(_with(gate, margin, 0.0), draws, steps))
-        enough = 0.0 if margin <= LARGEST_PLAIN_MARGIN else 0.1 * gate.risk
-        if shortfalls[-1] <= enough:
-            break
-    allowed = 0.1 * gate.risk
-    plain = shortfalls[-1] == 0.0 and margin <= LARGEST_PLAIN_MARGIN
-    first = next((k for k, lacking in enumerate(shortfalls) if lacking <= allowed), -1)
-    chosen = len(shortfalls) - 1 if plain else first
-    held = _with(gate, MARGINS[chosen], shortfalls[chosen])
-    other = _near_the_limit(gate, rng)
-    held = _with(gate, MARGINS[chosen], shortfalls[chosen] + 1.5 * _shortfall(held, draws, other))
-    together = tuple(np.concatenate(both) for both in zip(steps, other, strict=True))
-    error = held.p_exceed(*together) - _exact(held, draws, together)
+    steps, others = _near_the_limit(gate, rng), _near_the_limit(gate, rng)
+    exact, exact_others = _exact(gate, draws, steps), _exact(gate, draws, others)
+    pads = [_shortfall(_with(gate, margin, 0.0), steps, exact) for margin in MARGINS]
+    plain = [k for k, pad in enumerate(pads) if pad == 0.0 and MARGINS[k] <= LARGEST_PLAIN_MARGIN]
+    padded = [k for k, pad in enumerate(pads) if pad <= PAD_SHARE * gate.risk]
+    chosen = (plain or padded or [len(pads) - 1])[0]
+    held = _with(gate, MARGINS[chosen], pads[chosen])
+    more = 1.5 * _shortfall(held, others, exact_others)
+    held = _with(gate, MARGINS[chosen], pads[chosen] + more)
+    error = np.concatenate([held.p_exceed(*steps) - exact, held.p_exceed(*others) - exact_others])
     below, above = max(-float(error.min()), 0.0), max(float(error.max()), 0.0)
     accuracy = replace(held.accuracy, n_checked=error.size, below=below, above=above)
     return replace(held, accuracy=accuracy)
@@ -257,9 +251,9 @@ def _exact(gate: Gate, draws: DeploymentDraws, steps: tuple[Array, ...]) -> Arra
     return draws.sf_mean(np.full(steps[0].size, gate.sla_ms), Points(*steps))
 
 
-def _shortfall(gate: Gate, draws: DeploymentDraws, steps: tuple[Array, ...]) -> float:
+def _shortfall(gate: Gate, steps: tuple[Array, ...], exact: Array) -> float:
     """How far the gate is too hopeful at some steps, beyond what it is allowed."""
-    error = gate.p_exceed(*steps) - _exact(gate, draws, steps)
+    error = gate.p_exceed(*steps) - exact
     return max(-float(error.min()) - CAUTION * TOLERANCE, 0.0)
 
 
