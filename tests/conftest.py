@@ -1,5 +1,6 @@
 """Settings and fixtures that every test shares."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,3 +50,18 @@ def tiny_file(tiny_fleet: "bl.FleetPosterior", tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.mktemp("fleet") / "fleet.nc"
     tiny_fleet.save(path)
     return path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command; gives exit code, standard output and standard error."""
+
+    from bayeslat.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_answers import refused
 
 import bayeslat as bl
-from bayeslat.cli import main
 from bayeslat.observations import write_steps
 
 WHERE = ["--gpu", "H100-80GB", "--model", "llama-7b"]
@@ -15,31 +15,10 @@ POINT = ["--batch-size", "16", "--total-tokens", "128"]
 
 
 @pytest.fixture
-def run(capsys):
-    """Run a command; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
 def steps_file(tiny_steps, tmp_path) -> Path:
     path = tmp_path / "steps.csv"
     write_steps(tiny_steps, path)
     return path
-
-
-def refused(answer: tuple[int, str, str], *, about: str) -> None:
-    code, out, err = answer
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert about in err
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """The commands about what a step can deliver: frontier, allocate."""
 
-import json
-
 import pytest
+from cli_answers import answered, said
 
 from bayeslat.cli import main
 from bayeslat.decisions import (
@@ -49,18 +48,6 @@ def tenants_file(tmp_path):
         encoding="utf-8",
     )
     return path
-
-
-def answered(answer: tuple[int, str, str]) -> dict:
-    code, out, err = answer
-    assert code == 0, err
-    return json.loads(out)
-
-
-def said(answer: tuple[int, str, str]) -> str:
-    code, out, err = answer
-    assert code == 0, err
-    return " ".join(out.split())
 
 
 def refused(answer: tuple[int, str, str], *, about: str) -> None:

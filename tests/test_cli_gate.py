@@ -3,26 +3,13 @@
 import json
 
 import pytest
+from cli_answers import refused
 
-from bayeslat.cli import main
 from bayeslat.gate import Gate
 
 WHERE = ["--gpu", "H100-80GB", "--model", "llama-7b"]
 LIMITS = ["--sla-ms", 40, "--risk", "0.05", "--max-batch-size", 32, "--max-total-tokens", 512]
 STEP = ["--batch-size", 8, "--total-tokens", 100, "--context-tokens", 4000]
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="session")
@@ -33,14 +20,6 @@ def saved(tiny_fleet, tmp_path_factory):
         "H100-80GB", "llama-7b", sla_ms=40.0, risk=0.05, max_batch_size=32, max_total_tokens=512
     ).save(path)
     return path
-
-
-def refused(answer, *, about):
-    code, out, err = answer
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert about in err
 
 
 def test_compile_writes_the_gate_of_the_posterior(run, tiny_file, tiny_fleet, saved, tmp_path):

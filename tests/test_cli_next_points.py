@@ -1,30 +1,15 @@
 """The command about what to measure: next-points."""
 
-import json
-
 import numpy as np
 import pytest
+from cli_answers import answered, refused
 
 import bayeslat as bl
-from bayeslat.cli import main
 from bayeslat.decisions import LargestTokens, candidate_steps, next_points
 from bayeslat.plots import plot_next_points
 
 WHERE = ["--gpu", "H100-80GB", "--model", "llama-7b"]
 ASK = ["--sla-ms", 30, "--risk", 0.05, "--n", 3]
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="session")
@@ -33,20 +18,6 @@ def newcomer_file(tiny_fleet, tmp_path_factory):
     path = tmp_path_factory.mktemp("newcomer") / "new.nc"
     tiny_fleet.cold_start(bl.load_catalog().gpu("H200")).save(path)
     return path
-
-
-def answered(answer: tuple[int, str, str]) -> dict:
-    code, out, _ = answer
-    assert code == 0
-    return json.loads(out)
-
-
-def refused(answer: tuple[int, str, str], *, about: str) -> None:
-    code, out, err = answer
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert about in err
 
 
 def test_the_answer_is_that_of_the_package(run, tiny_file, tiny_fleet):

@@ -1,12 +1,11 @@
 """The command about ways of scheduling: schedule."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from cli_answers import answered, refused, said
 
-from bayeslat.cli import main
 from bayeslat.decisions import SCHEDULERS, ServiceObjective, compare_schedulers
 from bayeslat.engine import EngineSettings, Workload
 
@@ -16,19 +15,6 @@ STREAM = ["--prompt-tokens", 256, "--output-tokens", 16, "--arrivals-per-s", 10]
 SMALL = ["--max-num-seqs", 8, "--max-num-batched-tokens", 300]
 FEW = ["--n-requests", 40, "--runs", 6, *SMALL]
 QUICK = [*STREAM, "--n-requests", 4, "--runs", 2, *SMALL]
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="session")
@@ -45,26 +31,6 @@ def trace(tmp_path):
     path = tmp_path / "trace.csv"
     path.write_text("\n".join(["arrival_s,input_tokens,output_tokens", *lines]), encoding="utf-8")
     return path
-
-
-def answered(answer: tuple[int, str, str]) -> dict:
-    code, out, _ = answer
-    assert code == 0
-    return json.loads(out)
-
-
-def said(answer: tuple[int, str, str]) -> str:
-    code, out, _ = answer
-    assert code == 0
-    return " ".join(out.split())
-
-
-def refused(answer: tuple[int, str, str], *, about: str) -> None:
-    code, out, err = answer
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert about in err
 
 
 def asked(served, workload, **options):

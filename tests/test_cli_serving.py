@@ -1,12 +1,11 @@
 """The commands about served deployments: phases, queue, goodput."""
 
-import json
 import math
 
 import numpy as np
 import pytest
+from cli_answers import answered, refused, said
 
-from bayeslat.cli import main
 from bayeslat.decisions import Fallback, ServiceObjective, StepOverhead, standard_policies
 from bayeslat.engine import Workload
 
@@ -14,19 +13,6 @@ WHERE = ["--gpu", "H100-80GB", "--model", "llama-7b"]
 LENGTHS = ["--prompt-tokens", "256", "--output-tokens", "32"]
 REQUEST = {"prompt_tokens": 256, "output_tokens": 32}
 FEW = ["--n-requests", "60", "--runs", "8"]
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="session")
@@ -44,26 +30,6 @@ def trace(tmp_path):
     path = tmp_path / "trace.csv"
     path.write_text("\n".join(["arrival_s,input_tokens,output_tokens", *lines]), encoding="utf-8")
     return path
-
-
-def answered(answer: tuple[int, str, str]) -> dict:
-    code, out, _ = answer
-    assert code == 0
-    return json.loads(out)
-
-
-def said(answer: tuple[int, str, str]) -> str:
-    code, out, _ = answer
-    assert code == 0
-    return " ".join(out.split())
-
-
-def refused(answer: tuple[int, str, str], *, about: str) -> None:
-    code, out, err = answer
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert about in err
 
 
 def agrees(found: dict, estimate) -> None:
