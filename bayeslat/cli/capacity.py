@@ -17,6 +17,7 @@ from bayeslat.cli.output import (
     PlotOption,
     PosteriorArgument,
     PrecisionOption,
+    RiskOption,
     TpOption,
     as_json,
     caveats,
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["allocate", "frontier"]
 
-RiskOption = Annotated[
-    float, typer.Option("--risk", help="Admitted probability of breaking the limit.")
-]
 MaxBatchOption = Annotated[
     int, typer.Option("--max-batch", help="Most requests B.", min=1, max=4096)
 ]

@@ -14,6 +14,7 @@ from bayeslat.cli.output import (
     ModelOption,
     PosteriorArgument,
     PrecisionOption,
+    RiskOption,
     TpOption,
     as_json,
     caveats,
@@ -38,9 +39,7 @@ def compile_(
     model: ModelOption,
     sla_ms: Annotated[float, typer.Option("--sla-ms", help="Limit of a step's latency.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Gate to write (.gate).")],
-    risk: Annotated[
-        float, typer.Option("--risk", help="Admitted probability of exceeding the limit.")
-    ] = 0.01,
+    risk: RiskOption = 0.01,
     max_batch_size: Annotated[
         int, typer.Option("--max-batch-size", help="Most requests of a step.", min=1, max=4096)
     ] = 256,

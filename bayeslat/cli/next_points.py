@@ -18,6 +18,7 @@ from bayeslat.cli.output import (
     PlotOption,
     PosteriorArgument,
     PrecisionOption,
+    RiskOption,
     SeedOption,
     TpOption,
     as_json,
@@ -52,9 +53,7 @@ def next_points(
     gpu: GpuOption,
     model: ModelOption,
     sla_ms: Annotated[float, typer.Option("--sla-ms", help="Limit in milliseconds.")] = 50.0,
-    risk: Annotated[
-        float, typer.Option("--risk", help="Admitted probability of breaking the limit.")
-    ] = 0.01,
+    risk: RiskOption = 0.01,
     batch_size: Annotated[
         int, typer.Option("--batch-size", help="B of the steps whose largest S is in question.")
     ] = 16,

@@ -32,6 +32,7 @@ __all__ = [
     "PlotOption",
     "PosteriorArgument",
     "PrecisionOption",
+    "RiskOption",
     "SeedOption",
     "TpOption",
     "as_json",
@@ -84,6 +85,9 @@ AllowUnconvergedOption = Annotated[
     typer.Option("--allow-unconverged", help="Save and exit 0 though the verdict failed."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0)]
+RiskOption = Annotated[
+    float, typer.Option("--risk", help="Admitted probability of breaking the limit.")
+]
 CredibleOption = Annotated[float, typer.Option("--credible", help="Mass of the intervals.")]
 PlotOption = Annotated[
     Path | None, typer.Option("--plot", help="Picture to write: .png, .svg or .pdf.")

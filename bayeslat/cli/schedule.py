@@ -16,6 +16,7 @@ from bayeslat.cli.output import (
     PlotOption,
     PosteriorArgument,
     PrecisionOption,
+    RiskOption,
     SeedOption,
     TpOption,
     as_json,
@@ -29,8 +30,13 @@ from bayeslat.cli.output import (
     working,
 )
 from bayeslat.cli.served import (
+    KvCapacityOption,
+    MaxNumSeqsOption,
     OverheadOption,
+    OwnOutputTokensOption,
+    OwnPromptTokensOption,
     TraceOption,
+    TtftOption,
     cells,
     headed,
     open_served,
@@ -61,20 +67,14 @@ def schedule(
     gpu: GpuOption,
     model: ModelOption,
     sla_ms: Annotated[float, typer.Option("--sla-ms", help="Limit of a step's latency, ms.")],
-    risk: Annotated[
-        float, typer.Option("--risk", help="Admitted probability that a step exceeds it.")
-    ] = 0.01,
+    risk: RiskOption = 0.01,
     trace: TraceOption = None,
     arrivals_per_s: Annotated[
         float | None,
         typer.Option("--arrivals-per-s", help="Requests a second; those of the trace by default."),
     ] = None,
-    prompt_tokens: Annotated[
-        int | None, typer.Option("--prompt-tokens", help="Tokens of each prompt.", min=1)
-    ] = None,
-    output_tokens: Annotated[
-        int | None, typer.Option("--output-tokens", help="Output tokens of each request.", min=1)
-    ] = None,
+    prompt_tokens: OwnPromptTokensOption = None,
+    output_tokens: OwnOutputTokensOption = None,
     variability: Annotated[
         float | None,
         typer.Option(
@@ -89,24 +89,17 @@ def schedule(
         str | None,
         typer.Option("--policies", help="Names, with commas; all by default. See below."),
     ] = None,
-    ttft_ms: Annotated[
-        float, typer.Option("--ttft-ms", help="Objective: time to the first token.")
-    ] = 2000.0,
+    ttft_ms: TtftOption = 2000.0,
     tpot_ms: Annotated[
         float | None,
         typer.Option("--tpot-ms", help="Objective: time per further token; --sla-ms by default."),
     ] = None,
-    max_num_seqs: Annotated[
-        int, typer.Option("--max-num-seqs", help="Most requests in a step.")
-    ] = 256,
+    max_num_seqs: MaxNumSeqsOption = 256,
     max_num_batched_tokens: Annotated[
         int,
         typer.Option("--max-num-batched-tokens", help="Most tokens of a step: the largest chunk."),
     ] = 2048,
-    kv_capacity_tokens: Annotated[
-        int | None,
-        typer.Option("--kv-capacity-tokens", help="Positions in the KV cache; else datasheets."),
-    ] = None,
+    kv_capacity_tokens: KvCapacityOption = None,
     expected_output_tokens: Annotated[
         float | None,
         typer.Option(

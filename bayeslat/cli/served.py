@@ -28,12 +28,17 @@ if TYPE_CHECKING:
     from bayeslat.schema import Deployment
 
 __all__ = [
+    "KvCapacityOption",
     "LoadsOption",
+    "MaxNumSeqsOption",
     "OutputTokensOption",
     "OverheadOption",
+    "OwnOutputTokensOption",
+    "OwnPromptTokensOption",
     "PromptTokensOption",
     "Served",
     "TraceOption",
+    "TtftOption",
     "cells",
     "headed",
     "open_served",
@@ -41,11 +46,18 @@ __all__ = [
     "records",
 ]
 
-PromptTokensOption = Annotated[
-    int, typer.Option("--prompt-tokens", help="Tokens of each prompt.", min=1)
-]
-OutputTokensOption = Annotated[
-    int, typer.Option("--output-tokens", help="Output tokens of each request.", min=1)
+_PROMPT = typer.Option("--prompt-tokens", help="Tokens of each prompt.", min=1)
+_OUTPUT = typer.Option("--output-tokens", help="Output tokens of each request.", min=1)
+PromptTokensOption = Annotated[int, _PROMPT]
+OutputTokensOption = Annotated[int, _OUTPUT]
+# Where a trace may hold the lengths instead.
+OwnPromptTokensOption = Annotated[int | None, _PROMPT]
+OwnOutputTokensOption = Annotated[int | None, _OUTPUT]
+TtftOption = Annotated[float, typer.Option("--ttft-ms", help="Objective: time to the first token.")]
+MaxNumSeqsOption = Annotated[int, typer.Option("--max-num-seqs", help="Most requests in a step.")]
+KvCapacityOption = Annotated[
+    int | None,
+    typer.Option("--kv-capacity-tokens", help="Positions in the KV cache; else datasheets."),
 ]
 LoadsOption = Annotated[
     str | None, typer.Option("--loads", help="Requests a second, with commas: 1,2,4.")

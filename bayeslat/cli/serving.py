@@ -30,10 +30,15 @@ from bayeslat.cli.output import (
     working,
 )
 from bayeslat.cli.served import (
+    KvCapacityOption,
     LoadsOption,
+    MaxNumSeqsOption,
     OverheadOption,
+    OwnOutputTokensOption,
+    OwnPromptTokensOption,
     Served,
     TraceOption,
+    TtftOption,
     cells,
     headed,
     open_served,
@@ -60,21 +65,15 @@ def goodput(
     posterior: PosteriorArgument,
     gpu: GpuOption,
     model: ModelOption,
-    prompt_tokens: Annotated[
-        int | None, typer.Option("--prompt-tokens", help="Tokens of each prompt.", min=1)
-    ] = None,
-    output_tokens: Annotated[
-        int | None, typer.Option("--output-tokens", help="Output tokens of each request.", min=1)
-    ] = None,
+    prompt_tokens: OwnPromptTokensOption = None,
+    output_tokens: OwnOutputTokensOption = None,
     trace: TraceOption = None,
     loads: LoadsOption = None,
     n_requests: Annotated[
         int | None,
         typer.Option("--n-requests", help="Requests: 500 by default, or all of the trace.", min=2),
     ] = None,
-    ttft_ms: Annotated[
-        float, typer.Option("--ttft-ms", help="Objective: time to the first token.")
-    ] = 2000.0,
+    ttft_ms: TtftOption = 2000.0,
     tpot_ms: Annotated[
         float, typer.Option("--tpot-ms", help="Objective: time per further token.")
     ] = 50.0,
@@ -84,16 +83,11 @@ def goodput(
     attainment: Annotated[
         float, typer.Option("--attainment", help="Share of requests that must keep it.")
     ] = 0.9,
-    max_num_seqs: Annotated[
-        int, typer.Option("--max-num-seqs", help="Most requests in a step.")
-    ] = 256,
+    max_num_seqs: MaxNumSeqsOption = 256,
     max_num_batched_tokens: Annotated[
         int, typer.Option("--max-num-batched-tokens", help="Most tokens of a step.")
     ] = 8192,
-    kv_capacity_tokens: Annotated[
-        int | None,
-        typer.Option("--kv-capacity-tokens", help="Positions in the KV cache; else datasheets."),
-    ] = None,
+    kv_capacity_tokens: KvCapacityOption = None,
     chunked_prefill: Annotated[
         bool,
         typer.Option(
