@@ -183,6 +183,25 @@ class FleetPosterior:
             " use one of these or cold_start a new one"
         )
 
+    def thin(self, n: int) -> Self:
+        """The same posterior with at most `n` draws, evenly spaced along its chains.
+
+        Parameters
+        ----------
+        n : int
+            Draws of all chains together; rounded down to as many of each.
+        """
+        chains, draws = self.posterior.sizes["chain"], self.posterior.sizes["draw"]
+        each = max(n // chains, 1)
+        if draws <= each:
+            return self
+        pick = np.linspace(0, draws - 1, each).astype(int)
+        tree = self.tree.copy()
+        for name in ("posterior", "sample_stats"):
+            if name in tree.children:
+                tree[name] = xr.DataTree(tree[name].to_dataset().isel(draw=pick))
+        return type(self)(tree)
+
     def draws(self, deployment: Deployment) -> DeploymentDraws:
         """All posterior draws of one deployment, chains one after the other."""
         if deployment not in self._draws:

@@ -10,7 +10,7 @@ import xarray as xr
 from bayeslat.errors import InputError, PosteriorFileError
 from bayeslat.schema import SCHEMA_VERSION
 
-__all__ = ["load_tree", "save_tree"]
+__all__ = ["load_tree", "save_tree", "write_whole"]
 
 REQUIRED_ATTRIBUTES: Final = ("schema_version", "spec", "verdict")
 
@@ -24,17 +24,58 @@ def save_tree(tree: xr.DataTree, path: Path, *, compressed: bool = False) -> Non
     ------
     InputError
         If the folder does not exist.
+    PosteriorFileError
+        If the file cannot be written.
     """
     if not path.parent.is_dir():
         raise InputError(f"got {path}, expected an existing folder {path.parent}; create it first")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
+    # In memory first: HDF5 does not survive a disk that is full.
+    content = tree.to_netcdf(engine="h5netcdf", encoding=_encoding(tree) if compressed else None)
+    write_whole(path, bytes(content))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and have it on the disk before coming back.
+
+    Parameters
+    ----------
+    path : Path
+        The file, in a folder that exists.
+    content : bytes
+        All of it.
+
+    Raises
+    ------
+    PosteriorFileError
+        It cannot be written; then the file is what it was before.
+    """
     try:
-        tree.to_netcdf(name, engine="h5netcdf", encoding=_encoding(tree) if compressed else None)
-        os.chmod(name, 0o644)  # temporary files are born private
-        os.replace(name, path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        beside = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.chmod(0o644)  # temporary files are born private
+            beside.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as fault:
+        raise PosteriorFileError(
+            f"got {path}, which cannot be written ({fault.strerror or fault}), expected room in a"
+            " folder that exists; make room or choose another folder"
+        ) from fault
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a folder's list of names on the disk: a renamed file is lost with it otherwise."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        Path(name).unlink(missing_ok=True)
+        os.close(handle)
 
 
 def _encoding(tree: xr.DataTree) -> dict[str, dict[str, Any]]:

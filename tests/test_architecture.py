@@ -22,6 +22,7 @@ STAGES = (
     ("identifiability", "storage"),
     ("released",),
     ("posterior",),
+    ("online",),
     ("checks",),
     ("plots",),
     ("report",),

@@ -38,6 +38,7 @@ def steps_file(tiny_steps, tmp_path) -> Path:
         "queue",
         "goodput",
         "schedule",
+        "watch",
         "cold-start",
         "next-points",
         "report",

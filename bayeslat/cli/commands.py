@@ -19,6 +19,7 @@ from bayeslat.cli import (
     queue,
     schedule,
     serving,
+    watch,
 )
 from bayeslat.cli.output import stderr
 from bayeslat.errors import BayeslatError
@@ -50,6 +51,7 @@ for _name, _command in (
     ("schedule", schedule.schedule),
     ("cold-start", newcomers.cold_start),
     ("next-points", next_points.next_points),
+    ("watch", watch.watch),
     ("report", newcomers.report),
 ):
     app.command(_name)(_command)

@@ -1,14 +1,36 @@
 """The nearest mode uphill: damped Newton steps with exact Hessians."""
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from bayeslat.inference.target import Target
-
-__all__ = ["climb"]
+__all__ = ["Climbed", "climb"]
 
 type Array = NDArray[np.float64]
+
+
+class _Here(Protocol):
+    @property
+    def value(self) -> float:
+        """Log-density."""
+
+    @property
+    def gradient(self) -> Array:
+        """Its gradient, shape (dim,)."""
+
+    @property
+    def hessian(self) -> Array:
+        """Its Hessian, or one that stands for it, shape (dim, dim)."""
+
+
+class Climbed(Protocol):
+    """A log-density that can be climbed."""
+
+    def derivatives(self, y: Array, /) -> _Here:
+        """Value, gradient and Hessian at y."""
+
 
 MAX_STEPS = 20
 MIN_GAIN = 0.05
@@ -21,12 +43,12 @@ MAX_DAMPING = 1e8
 """Damping at which no step uphill is left to be found."""
 
 
-def climb(target: Target, y: Array, free: NDArray[np.bool_]) -> Array:
+def climb(target: Climbed, y: Array, free: NDArray[np.bool_]) -> Array:
     """Climb over the free coordinates until a step gains less than `MIN_GAIN`.
 
     Parameters
     ----------
-    target : Target
+    target : Climbed
         The log-posterior.
     y : array, shape (dim,)
         Where to begin.

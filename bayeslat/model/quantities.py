@@ -20,7 +20,14 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["LOGIT_QUANTITIES", "QUANTITY_OF", "QUANTITY_UNITS", "link", "to_parameters"]
+__all__ = [
+    "LOGIT_QUANTITIES",
+    "QUANTITY_OF",
+    "QUANTITY_UNITS",
+    "from_parameters",
+    "link",
+    "to_parameters",
+]
 
 QUANTITY_OF: Final = {
     "P_max": "slope",
@@ -104,6 +111,34 @@ def to_parameters(
     if "tau_B_prefill" in quantities:
         parameters["r_B"] = xp.exp(quantities["tau_B_prefill"] - quantities["tau_B"])
     return parameters
+
+
+def from_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of `to_parameters`: the formula's parameters to logarithms and logits.
+
+    Parameters
+    ----------
+    parameters : mapping of str to array
+        In the formula's units, w_1 included; they broadcast.
+    """
+    w_1, tau_0, tau_S = (parameters.get(name, 0.0) for name in ("w_1", "tau_0", "tau_S"))
+    saturating = w_1 / parameters["P_max"]
+    hidden = saturating / parameters["k_S"]
+    quantities = {
+        "slope": np.log(saturating + tau_S),
+        "floor": np.log(tau_0 + hidden),
+        "floor_share": np.log(tau_0 / hidden),
+    }
+    if "tau_S" in parameters:
+        quantities["slope_share"] = np.log(tau_S / saturating)
+    if "w_0" in parameters:
+        quantities["overhead"] = np.log(parameters["w_0"] / w_1)
+    for name, quantity in QUANTITY_OF.items():
+        if name == quantity and name in parameters:
+            quantities[name] = np.log(parameters[name])
+    if "r_B" in parameters:
+        quantities["tau_B_prefill"] = np.log(parameters["tau_B"] * parameters["r_B"])
+    return quantities
 
 
 def _sigmoid(x: Any, xp: ModuleType) -> Any:

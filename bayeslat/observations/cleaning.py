@@ -62,6 +62,7 @@ def validate_steps(
     catalog: Catalog | None = None,
     check_floor: bool = True,
     timing_scope: str = "unknown",
+    may_be_empty: bool = False,
 ) -> Observations:
     """Check a steps table and turn it into observations.
 
@@ -77,6 +78,8 @@ def validate_steps(
         Whether to put aside rows that are faster than half the roofline floor.
     timing_scope
         What a latency spans, one of `bayeslat.schema.TIMING_SCOPES`.
+    may_be_empty
+        Whether no good row is an answer rather than an error.
 
     Raises
     ------
@@ -99,7 +102,9 @@ def validate_steps(
         timing_scope=timing_scope,
         hints=near_misses(map(str, frame.columns), used=canonical.columns),
     )
-    return clean(raw, source=source, catalog=catalog, check_floor=check_floor)
+    return clean(
+        raw, source=source, catalog=catalog, check_floor=check_floor, may_be_empty=may_be_empty
+    )
 
 
 def clean(
@@ -108,6 +113,7 @@ def clean(
     source: str,
     catalog: Catalog | None = None,
     check_floor: bool = True,
+    may_be_empty: bool = False,
 ) -> Observations:
     """Check the rows of a reader; see `validate_steps`.
 
@@ -119,6 +125,8 @@ def clean(
         What to call them in messages.
     catalog, check_floor
         As in `validate_steps`.
+    may_be_empty
+        Whether no good row is an answer rather than an error.
     """
     if raw.timing_scope not in TIMING_SCOPES:
         raise InputError(
@@ -137,7 +145,7 @@ def clean(
         table = table.select(~too_fast) if too_fast.any() else table
     texts = (*raw.hints, *(str(suspicion) for suspicion in suspicions), *_phase_hints(columns))
     quarantine = _quarantine(raw, reasons, verdict, texts)
-    if not len(table):
+    if not len(table) and not may_be_empty:
         raise InputError(
             f"got no good row in {source} ({quarantine.summary().rstrip('.')}), "
             "expected at least one; correct the values or the column map"

@@ -193,7 +193,9 @@ def fill_deployment(frame: pd.DataFrame, options: ReadOptions, *, source: str) -
 
 
 def _refuse_contradiction(column: pd.Series, name: str, value: object, source: str) -> None:
-    stated = sorted(set(column.dropna().astype(str).unique()) - {"", str(value)})
+    # A degree of 4 in a table may have been read as 4.0.
+    found = (str(each).removesuffix(".0") for each in column.dropna().unique())
+    stated = sorted(set(found) - {"", str(value)})
     if stated:
         raise InputError(
             f"got {name}={value!r} for {source}, which itself says {name} = {_shortened(stated)}, "

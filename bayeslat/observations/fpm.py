@@ -23,7 +23,7 @@ from bayeslat.observations.base import RawSteps, ReadOptions, RejectedLine
 from bayeslat.observations.columns import fill_deployment, phases, require_columns, scaled
 from bayeslat.observations.json_lines import MAX_TEXT_KEPT, json_objects, no_json_line
 
-__all__ = ["FpmReader"]
+__all__ = ["FpmReader", "described"]
 
 SCOPES = {"execute_model_cuda": "gpu_forward", "": "cycle"}
 """Scope as a record names it to ours; a name that is not here becomes "unknown"."""
@@ -78,6 +78,25 @@ class FpmReader:
             dropped=dropped,
             timing_scope=_one_scope(scopes, path),
         )
+
+
+def described(record: dict[str, Any]) -> tuple[Mapping[str, Any], str | None, str]:
+    """What a single record says of itself, for who sees records one by one.
+
+    Returns
+    -------
+    source
+        Where it comes from; may hold "gpu" and "model".
+    scope
+        What its wall time spans, in its own words; None where it is no forward-pass record.
+    idle
+        Why it is no step, or nothing.
+    """
+    source, fpm, _ = _unwrapped(record)
+    values = _values(fpm)
+    if values is None:
+        return source, None, ""
+    return source, str(fpm.get("timing_scope") or ""), _idle(values)
 
 
 def _unwrapped(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], float]:

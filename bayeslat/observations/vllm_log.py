@@ -21,7 +21,7 @@ from bayeslat.observations.columns import fill_deployment, phases, require_colum
 from bayeslat.observations.files import inner_suffix, numbered_lines
 from bayeslat.observations.json_lines import MAX_TEXT_KEPT
 
-__all__ = ["VllmLogReader"]
+__all__ = ["VllmLogReader", "is_iteration"]
 
 _LINE = re.compile(
     rb"Iteration\(\d+\):\s*"
@@ -42,7 +42,7 @@ class VllmLogReader:
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """By an iteration line, or by suffix: iterations may start late in a log."""
-        return _START.search(head) is not None or inner_suffix(path) in self.suffixes
+        return is_iteration(head) or inner_suffix(path) in self.suffixes
 
     def read(self, path: Path, options: ReadOptions) -> RawSteps:
         """Read the iteration lines; the caller names the GPU and the model."""
@@ -51,7 +51,7 @@ class VllmLogReader:
         rejected: list[RejectedLine] = []
         dropped: Counter[str] = Counter()
         for number, line in numbered_lines(path):
-            if not _START.search(line):
+            if not is_iteration(line):
                 continue
             match = _LINE.search(line)
             if match is None:
@@ -76,6 +76,11 @@ class VllmLogReader:
             dropped=dropped,
             timing_scope="cycle",
         )
+
+
+def is_iteration(line: bytes) -> bool:
+    """Whether a line is about a step, readable or not; all others are passed over."""
+    return _START.search(line) is not None
 
 
 def _row(match: re.Match[bytes], line: bytes, capacity: float | None) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from bayeslat.discrepancy import Discrepancy
 from bayeslat.noise import FAMILIES, NOISE_FEATURES, NoiseFamily, noise_features
 from bayeslat.predictive.kernels import (
     locate,
+    log_densities,
     ppf_mean,
     sf_draws,
     sf_mean,
@@ -154,7 +155,7 @@ class DeploymentDraws:
 
     def take(self, pick: Any) -> Self:
         """The draws of these indices, in their order and as often as they occur."""
-        return type(self)(
+        taken = type(self)(
             self.deployment,
             {name: values[pick] for name, values in self.parameters.items()},
             self.sigma[pick],
@@ -163,6 +164,9 @@ class DeploymentDraws:
             None if self.slopes is None else self.slopes[pick],
             None if self.discrepancy is None else self.discrepancy.take(pick),
         )
+        if "_tail" in self.__dict__:  # a table takes longer than most of what it is asked
+            taken.__dict__["_tail"] = self._tail[pick]
+        return taken
 
     def location(self, points: Points) -> Array:
         """Latency mu in milliseconds without the noise of a step, shape (draw, point)."""
@@ -190,6 +194,18 @@ class DeploymentDraws:
             found = sf_draws(*self._formula, *self._steps(part), *self.tables(n), t_ms[where])
             result[:, where] = found.T
         return np.clip(result, 0.0, 1.0, out=result)
+
+    def log_density(self, t_ms: Array, points: Points) -> Array:
+        """Log density of a latency in each draw, 1/ms, shape (draw, point)."""
+        result = np.empty((self.n_draws, points.size))
+        for n, where in points.by_averaged():
+            part = points[where]
+            dof = np.ascontiguousarray(n * self.nu, dtype=float)
+            constant = self.noise.standard_logpdf(np.zeros(1), dof) * np.ones_like(dof)
+            noise = dof, constant, self.noise.log_scale
+            found = log_densities(*self._formula, *self._steps(part), *noise, t_ms[where])
+            result[:, where] = found.T
+        return result
 
     def ppf_mean(self, q: Array, points: Points) -> Array:
         """Quantile of the mixture at each point, shape (point,).
@@ -264,8 +280,16 @@ class DeploymentDraws:
 
     def tables(self, n_averaged: float = 1.0) -> tuple[Array, bool]:
         """Table of the noise's tail as the kernels read it, and whether it is on the log scale."""
+        if n_averaged == 1.0:
+            return self._tail, self.noise.log_scale
         nu = np.ascontiguousarray(n_averaged * self.nu, dtype=float)
         return _tables(self.family, nu.tobytes()), self.noise.log_scale
+
+    @cached_property
+    def _tail(self) -> Array:
+        """Table of the tail of a single step's noise."""
+        nu = np.ascontiguousarray(self.nu, dtype=float)
+        return _tables(self.family, nu.tobytes())
 
 
 def _cores() -> int:

@@ -35,6 +35,7 @@ __all__ = [
     "ERROR",
     "N_CELLS",
     "locate",
+    "log_densities",
     "ppf_mean",
     "sf_blends",
     "sf_draws",
@@ -407,6 +408,28 @@ def sf_draws(columns, weights, n_draws, sharp, steps, features, tables, log_scal
         _places(mu[i], sigma[i], _abscissa(log_scale, t[i]), place)
         for m in range(n_draws):
             mu[i, m] = _read(nodes, m, place[m])[0]
+    return mu
+
+
+@_rowwise
+def log_densities(columns, weights, n_draws, sharp, steps, features, dof, constant, log_scale, t):
+    """Log density of a latency in every draw, 1/ms, shape (point, draw).
+
+    `dof`, shape (draw,), are degrees of freedom, infinite for the normal families, and `constant`
+    the logarithm of the standard variate's density at zero.
+    """
+    mu, sigma = locate(columns, weights, n_draws, sharp, steps, features)
+    heavy = np.isfinite(dof[0])
+    for i in range(t.size):
+        x, here, scale = _abscissa(log_scale, t[i]), mu[i], sigma[i]
+        for m in range(n_draws):
+            unit = scale[m] if log_scale else here[m] * scale[m]
+            z = (x - (_log(here[m]) if log_scale else here[m])) / unit
+            if heavy:
+                fall = 0.5 * (dof[m] + 1.0) * _log(1.0 + z * z / dof[m])
+            else:
+                fall = 0.5 * z * z
+            here[m] = constant[m] - fall - _log(unit * t[i] if log_scale else unit)
     return mu
 
 

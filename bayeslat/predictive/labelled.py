@@ -29,7 +29,8 @@ def deployment_draws(
     Parameters
     ----------
     posterior, constant_data : Dataset
-        Groups of a fleet's tree.
+        Groups of a fleet's tree. A deployment that was adapted online has a ``nu_of_deployment``
+        and an ``unknown_power`` of its own.
     deployment : Deployment
         Whose draws are asked for.
     position : int
@@ -49,14 +50,19 @@ def deployment_draws(
     sigma = flat.pop("sigma")
     missed = None
     if basis is not None:
+        powers = unknown_powers(sigma.size, seed=crc32(deployment.label.encode()))
+        if "unknown_power" in own and np.isfinite(own["unknown_power"]).all():
+            powers = own["unknown_power"].to_numpy().ravel()
         missed = Discrepancy(
             basis,
             _rows(own, "discrepancy", "basis"),
             own["discrepancy_scale"].to_numpy().ravel(),
-            unknown_powers(sigma.size, seed=crc32(deployment.label.encode())),
+            powers,
             _reach(constant_data, position, fleet_tokens),
         )
     nu = flat.pop("nu", np.full(sigma.size, np.inf))
+    if "nu_of_deployment" in own:
+        nu = own["nu_of_deployment"].to_numpy().ravel()
     w_1 = np.full(sigma.size, float(constant_data["w_1"][position]))
     slopes = _rows(own, "log_sigma_slopes", "noise_feature")
     return DeploymentDraws(deployment, {**flat, "w_1": w_1}, sigma, nu, family, slopes, missed)

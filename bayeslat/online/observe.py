@@ -1,0 +1,282 @@
+"""Rows in, a state out: scoring, detection, reweighting, and adaptation where it is due."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslat.errors import InputError
+from bayeslat.observations import Observations, validate_steps
+from bayeslat.online.adapt import adapted, is_due, settled
+from bayeslat.online.belief import Belief, discounted_likelihood
+from bayeslat.online.events import Event
+from bayeslat.online.member import Member, Regime
+from bayeslat.online.monitor import Monitor
+from bayeslat.online.rows import Rows
+from bayeslat.online.scoring import score
+from bayeslat.online.settings import OnlineSettings
+from bayeslat.online.state import OnlineState
+from bayeslat.online.vectors import from_vectors, layout_of, moments, to_vectors
+from bayeslat.posterior import FleetPosterior
+from bayeslat.schema import Deployment
+
+__all__ = ["observe", "rollback", "start"]
+
+type Array = NDArray[np.float64]
+
+
+def start(fleet: FleetPosterior, settings: OnlineSettings | None = None) -> OnlineState:
+    """Begin to keep a fitted fleet true.
+
+    Parameters
+    ----------
+    fleet : FleetPosterior
+        From `bayeslat.fit`, `bayeslat.load` or a cold start.
+    settings : OnlineSettings, optional
+        How it is kept true.
+
+    Returns
+    -------
+    OnlineState
+        Before any row.
+    """
+    settings = settings or OnlineSettings()
+    base = fleet.thin(settings.draws)
+    detection = _detector(settings).start()
+    members = []
+    for deployment in fleet.deployments:
+        all_draws, draws = fleet.draws(deployment), base.draws(deployment)
+        layout = layout_of(all_draws, fleet.spec)
+        prior = moments(to_vectors(all_draws, layout))
+        if settings.pull != 1.0:
+            # A normal density to a power is the same, further spread about its mean.
+            away = to_vectors(draws, layout) - prior.mean
+            draws = from_vectors(prior.mean + away / np.sqrt(settings.pull), layout, draws)
+            prior = prior.tempered(settings.pull)
+        belief = Belief.of(draws)
+        members.append(Member(deployment, draws, prior, belief, detection, Monitor.empty()))
+    return OnlineState(base, settings, tuple(members))
+
+
+def observe(state: OnlineState, steps: Observations | pd.DataFrame) -> OnlineState:
+    """Take rows in.
+
+    Every row is scored against what was predicted of it, moves the weights of the draws, and is
+    kept for a while. Where a detector gives an alarm, or the draws no longer do, the deployment is
+    refitted, judged on rows held back, and taken over. The same rows in the same calls give the
+    same state, bit for bit.
+
+    Parameters
+    ----------
+    state : OnlineState
+        The state before.
+    steps : Observations or DataFrame
+        New rows in the order in which they were measured; of a table, rows that cannot be true
+        are refused and counted in ``quarantine``.
+
+    Returns
+    -------
+    OnlineState
+        The state after, with the events of this call.
+
+    Raises
+    ------
+    InputError
+        For a table without the columns of a steps table.
+    """
+    if not isinstance(steps, Observations):
+        steps = validate_steps(steps, catalog=state.base.catalog, may_be_empty=True)
+        state = replace(state, quarantine=_added(state.quarantine, steps.quarantine.counts))
+    events: list[Event] = []
+    known = set(state.deployments)
+    strangers = {
+        deployment.label: int(np.sum(steps.deployment_index == position))
+        for position, deployment in enumerate(steps.deployments)
+        if deployment not in known
+    }
+    state = replace(state, unknown=_added(state.unknown, strangers))
+    parts, n_repeated = _without_repeated(state, steps)
+    if n_repeated:
+        state = replace(state, quarantine=_added(state.quarantine, {"duplicate": n_repeated}))
+    most = state.settings.learnt_per_call
+    strides = {deployment: -(-len(part) // most) for deployment, part in parts.items()}
+    for blocks in _rounds(state, parts):
+        for deployment, rows in blocks.items():
+            member, happened = _taken_in(state, state.of(deployment), rows, strides[deployment])
+            state = replace(state.with_member(member), n_seen=state.n_seen + len(rows))
+            events += happened
+        for deployment in blocks:
+            member = state.of(deployment)
+            if is_due(member, decay=state.settings.decay):
+                state, happened = adapted(state, member)
+                events += happened
+    return replace(state, events=tuple(events))
+
+
+def rollback(state: OnlineState, deployment: Deployment) -> OnlineState:
+    """Take back the last belief of a deployment that was taken into force.
+
+    Raises
+    ------
+    UnknownDeploymentError
+        The fleet has no such deployment.
+    InputError
+        No earlier belief is kept.
+    """
+    member = state.of(deployment)
+    if not member.earlier:
+        raise InputError(
+            f"got a rollback of {member.label} at version {member.version}, expected a deployment"
+            " of which an earlier belief is kept; nothing has been taken over that could be taken"
+            " back"
+        )
+    (belief, regime), *rest = member.earlier
+    back = replace(
+        member,
+        belief=belief,
+        regime=replace(regime, kinds=regime.kinds or ()),
+        version=member.version + 1,
+        level="quiet",
+        detection=state.detector.start(),
+        earlier=tuple(rest),
+    )
+    event = Event("rollback", back.label, back.n_seen, back.version)
+    return replace(state.with_member(back), events=(event,))
+
+
+def _detector(settings: OnlineSettings) -> Any:
+    from bayeslat.online.detection import DETECTORS
+
+    if settings.detector not in DETECTORS:
+        raise InputError(
+            f"got detector {settings.detector!r}, expected one of {sorted(DETECTORS)}; correct"
+            " the name"
+        )
+    return DETECTORS[settings.detector](settings)
+
+
+def _without_repeated(
+    state: OnlineState, steps: Observations
+) -> tuple[dict[Deployment, Observations], int]:
+    """Rows of each deployment of the fleet that are not there yet, and how many were."""
+    parts, n_repeated = {}, 0
+    for member in state.members:
+        if member.deployment not in steps.deployments:
+            continue
+        part = steps.for_deployment(member.deployment)
+        as_rows = Rows.of(part, arrival=0, order=np.zeros(len(part), dtype=np.int64))
+        repeated = as_rows.repeated(member.rows)
+        n_repeated += int(repeated.sum())
+        if not repeated.all():
+            parts[member.deployment] = part.select(~repeated) if repeated.any() else part
+    return parts, n_repeated
+
+
+def _rounds(
+    state: OnlineState, parts: Mapping[Deployment, Observations]
+) -> Iterator[dict[Deployment, Rows]]:
+    """Blocks of rows, one of each deployment that has any left, until none has.
+
+    Within a round rows are numbered in the order of their time stamps where all have one, else as
+    if those of every deployment were spread evenly over the same time.
+    """
+    size, begun, n_seen = state.settings.block, 0, state.n_seen
+    arrivals = {deployment: state.of(deployment).n_seen for deployment in parts}
+    while parts:
+        blocks = {
+            deployment: part.select(np.arange(begun, min(begun + size, len(part))))
+            for deployment, part in parts.items()
+        }
+        counts = [len(block) for block in blocks.values()]
+        times = np.concatenate([block.timestamp for block in blocks.values()])
+        if not np.isfinite(times).all():
+            times = np.concatenate([np.arange(count) / count for count in counts])
+        rank = np.empty(times.size, dtype=np.int64)
+        rank[np.argsort(times, kind="stable")] = np.arange(times.size)
+        orders = np.split(n_seen + rank, np.cumsum(counts)[:-1])
+        yield {
+            deployment: Rows.of(block, arrival=arrivals[deployment] + begun, order=order)
+            for (deployment, block), order in zip(blocks.items(), orders, strict=True)
+        }
+        begun, n_seen = begun + size, n_seen + times.size
+        parts = {each: part for each, part in parts.items() if len(part) > begun}
+
+
+def _taken_in(
+    state: OnlineState, member: Member, rows: Rows, stride: int
+) -> tuple[Member, list[Event]]:
+    """One block of one deployment: score, detect, keep, reweigh."""
+    settings = state.settings
+    scores = score(member.belief, rows, tolerance=settings.tolerance)
+    n_seen = member.n_seen + len(rows)
+    member = replace(member, monitor=member.monitor.update(scores), n_seen=n_seen)
+    calm = member.level in ("quiet", "warning")
+    learnt = rows[rows.arrival % stride == 0] if calm and stride > 1 else rows
+    if len(learnt) or settings.decay < 1.0:
+        member = _learnt(member, learnt, len(rows), settings)
+    member, events = _watched(state, member, rows, scores)
+    settled_member, ended = settled(member)
+    return settled_member, events + ended
+
+
+def _learnt(member: Member, rows: Rows, n_new: int, settings: OnlineSettings) -> Member:
+    """Keep rows, as many as there is room for, and reweigh; `n_new` is with rows not learnt."""
+    draws, n_seen, decay = member.belief.draws, member.n_seen, settings.decay
+    joined = member.rows.joined(rows)
+    kept = joined.kept(settings.window)
+    gone = joined[~kept & (joined.arrival >= member.regime.since)]
+    belief = member.belief.updated(
+        draws.log_density(rows.latency_ms, rows.points) @ rows.discounts(n_seen=n_seen, decay=decay)
+        - discounted_likelihood(draws, gone, n_seen=n_seen, decay=decay),
+        aged=decay**n_new,
+    )
+    return replace(member, belief=belief, rows=joined[kept])
+
+
+def _watched(
+    state: OnlineState, member: Member, rows: Rows, scores: Any
+) -> tuple[Member, list[Event]]:
+    """Let the detector see a block; an alarm begins a regime."""
+    if member.regime.kinds is None:  # the belief is known to be wrong, and waits for rows
+        return member, []
+    memory, verdict = state.detector.update(member.detection, scores)
+    member = replace(member, detection=memory)
+    if verdict.level == "drift":
+        return _alarmed(member, rows, verdict)
+    if member.level == "adapting" or verdict.level == member.level:
+        return member, []
+    member = replace(member, level=verdict.level)
+    if verdict.level == "quiet":
+        return member, []
+    details = {"kind": verdict.kind, "evidence": verdict.evidence}
+    return member, [Event("warning", member.label, member.n_seen, member.version, details)]
+
+
+def _alarmed(member: Member, rows: Rows, verdict: Any) -> tuple[Member, list[Event]]:
+    """Begin a regime at the row from which on a change seems to have happened."""
+    first = int(rows.arrival[verdict.row]) + 1 - max(verdict.since, 1)
+    first = max(first, member.regime.since)
+    since = member.rows.arrival >= first
+    order = int(member.rows.order[since].min()) if since.any() else int(rows.order[-1])
+    kind = "continued" if member.level == "adapting" else "drift"
+    regime = Regime(since=max(first, 1), since_order=order, kinds=None)
+    changed = replace(member, level="drift", regime=regime)
+    details = {
+        "kind": verdict.kind,
+        "row": int(rows.arrival[verdict.row]),
+        "since": first,
+        "evidence": verdict.evidence,
+    }
+    return changed, [Event(kind, member.label, member.n_seen, member.version, details)]
+
+
+def _added(counts: Mapping[str, int], more: Mapping[str, int]) -> Mapping[str, int]:
+    """Counts with others added."""
+    total = dict(counts)
+    for name, number in more.items():
+        total[name] = total.get(name, 0) + number
+    return MappingProxyType(total)
