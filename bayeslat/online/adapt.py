@@ -37,6 +37,9 @@ SETTLED: Final = 500
 BETWEEN: Final = 500
 """Rows between two refits of a regime that is not new, at least."""
 
+QUIET_GROWTH: Final = 2.0
+"""By how much its rows have grown then: what they could still teach falls with their number."""
+
 EVIDENCE_ROWS: Final = 500
 """Latest rows of a deployment that attribution looks at."""
 
@@ -58,7 +61,7 @@ def is_due(member: Member, *, decay: float) -> bool:
     if new:
         return n >= GROWTH * regime.learnt
     # What is forgotten at a steady rate has to be learnt at a steady rate.
-    grown = GROWTH * regime.learnt if decay == 1.0 else regime.learnt
+    grown = QUIET_GROWTH * regime.learnt if decay == 1.0 else regime.learnt
     return not member.belief.trusted and n >= max(grown, regime.learnt + BETWEEN)
 
 
@@ -143,7 +146,7 @@ def _candidate(state: OnlineState, member: Member) -> _Candidate:
         n_draws=settings.draws,
         seed=int(np.random.SeedSequence([settings.seed, member.n_seen]).generate_state(1)[0]),
     )
-    before = found.belief.judged(found.belief.log_taken)
+    before = Belief.of(found.belief.draws, log_taken=found.belief.log_taken)
     return _Candidate(found.belief, before)
 
 
@@ -161,8 +164,9 @@ def _base_again(member: Member, rows: Rows, held: NDArray[np.bool_], *, decay: f
         return discounted_likelihood(draws, rows, n_seen=member.n_seen, decay=decay)
 
     learnt = likelihood(rows[~held])
-    before = start.judged(learnt)
-    return _Candidate(before.judged(learnt + likelihood(rows[held])), before)
+    before = start.judged(learnt, n_seen=member.n_seen)
+    after = before.judged(learnt + likelihood(rows[held]), n_seen=member.n_seen)
+    return _Candidate(after, before)
 
 
 def _judged(state: OnlineState, member: Member, candidate: _Candidate) -> Judgement:
@@ -171,7 +175,7 @@ def _judged(state: OnlineState, member: Member, candidate: _Candidate) -> Judgem
     rows = rows[held_back(rows, state.settings.held_back)]
     if not len(rows):
         return Judgement(0.0, 0.0, 0)
-    current = without(member.belief, rows, n_seen=member.n_seen, decay=state.settings.decay)
+    current = without(member.belief, rows, decay=state.settings.decay)
     return Judgement.of(log_scores(candidate.before, rows) - log_scores(current, rows))
 
 
@@ -278,9 +282,9 @@ def _moved_by(
     x = x + shift[:, None] * along(layout, KINDS[suspect.kind])
     belief = Belief.of(from_vectors(x, layout, member.base_draws))
     rows = member.rows[member.rows.arrival >= since]
-    belief = belief.judged(
-        discounted_likelihood(belief.draws, rows, n_seen=member.n_seen, decay=state.settings.decay)
-    )
+    decay, n_seen = state.settings.decay, member.n_seen
+    seen = discounted_likelihood(belief.draws, rows, n_seen=n_seen, decay=decay)
+    belief = belief.judged(seen, n_seen=n_seen)
     regime = Regime(since, order.since_order, (suspect.kind,), 0, None)
     return replace(_in_force(state, member, belief, regime), level="adapting")
 

@@ -4,8 +4,8 @@ Draws stand for a prior times the likelihood of the rows that they were taken wi
 later multiply their weights (importance sampling), rows that are forgotten divide them. That is
 Bayes' rule without sampling anything, for as long as the draws cover where the posterior has gone
 to: the shape parameter of the largest weights tells (Vehtari et al., 2024, "Pareto smoothed
-importance sampling"). When they no longer do, the last weights that could be trusted stay in force
-until draws are taken anew.
+importance sampling"). When they no longer do, the draws are exhausted: the last weights that could
+be trusted stay in force until draws are taken anew, and rows after them move nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -49,17 +49,20 @@ class Belief:
     log_taken : array, shape (draw,)
         Discounted log likelihood of the rows that the draws were taken with.
     log_likelihood : array, shape (draw,)
-        Discounted log likelihood of the rows that count now.
+        Discounted log likelihood of the rows that count.
     log_weights : array, shape (draw,)
-        Normalised log weights in force: the last that could be trusted.
+        Normalised log weights: those of `log_likelihood` over `log_taken`.
+    n_seen : int
+        Rows of the deployment that had been seen when these weights were made.
     pareto_k : float
-        Shape parameter of the weights that the rows now ask for.
+        Shape parameter of these weights, or of those with which the draws were exhausted.
     """
 
     draws: DeploymentDraws
     log_taken: Array
     log_likelihood: Array
     log_weights: Array
+    n_seen: int = 0
     pareto_k: float = -np.inf
 
     @classmethod
@@ -68,16 +71,16 @@ class Belief:
         draws: DeploymentDraws,
         *,
         log_taken: Array | None = None,
+        n_seen: int = 0,
     ) -> Self:
-        """Draws before any row but those that they were taken with; fields not given are zero."""
-        nothing = np.zeros(draws.n_draws)
+        """Equally weighted draws, before any row but those that they were taken with."""
+        taken = np.zeros(draws.n_draws) if log_taken is None else log_taken
         even = np.full(draws.n_draws, -np.log(draws.n_draws))
-        taken = nothing if log_taken is None else log_taken
-        return cls(draws, taken, taken, even).judged(taken)
+        return cls(draws, taken, taken, even, n_seen)
 
     @property
     def trusted(self) -> bool:
-        """Whether the weights in force are those that the rows ask for."""
+        """Whether the draws still cover the posterior; if not they are exhausted."""
         return self.pareto_k <= largest_pareto_k(self.draws.n_draws)
 
     @property
@@ -85,39 +88,47 @@ class Belief:
         """Effective number of draws under the weights in force (Kish)."""
         return float(1.0 / np.exp(2.0 * self.log_weights).sum())
 
-    def updated(self, log_likelihood: Array, *, aged: float = 1.0) -> Self:
-        """The belief after more rows.
+    def updated(self, log_likelihood: Array, *, n_seen: int, aged: float = 1.0) -> Self:
+        """The belief after more rows; the same one where its draws are exhausted.
 
         Parameters
         ----------
         log_likelihood : array, shape (draw,)
             Discounted log likelihood of the new rows, less that of rows that no longer count.
+        n_seen : int
+            Rows of the deployment that have been seen with them.
         aged : float
             What the discounts of all earlier rows are multiplied with.
         """
-        return self.judged(aged * self.log_likelihood + log_likelihood)
+        if not self.trusted:
+            return self
+        return self.judged(aged * self.log_likelihood + log_likelihood, n_seen=n_seen)
 
-    def judged(self, log_likelihood: Array) -> Self:
-        """The belief under another likelihood; weights that cannot be trusted are not taken over.
+    def judged(self, log_likelihood: Array, *, n_seen: int) -> Self:
+        """The belief under another likelihood, if its draws still cover the posterior then.
 
         Parameters
         ----------
         log_likelihood : array, shape (draw,)
             Discounted log likelihood of the rows that count.
+        n_seen : int
+            Rows of the deployment that have been seen with them.
         """
         raw = log_likelihood - self.log_taken
         if np.ptp(raw) == 0.0:
-            even = np.full(raw.size, -np.log(raw.size))
-            return replace(self, log_likelihood=log_likelihood, log_weights=even, pareto_k=-np.inf)
-        # ArviZ takes the logarithms of the inverse weights, as leave-one-out has them.
-        smoothed, k = array_stats.psislw(-raw)
-        effective = 1.0 / np.exp(2.0 * smoothed).sum()
-        pareto_k = float(k) if effective >= LEAST_SHARE * raw.size else np.inf
-        fine = pareto_k <= largest_pareto_k(raw.size)
+            weights, pareto_k = np.full(raw.size, -np.log(raw.size)), -np.inf
+        else:
+            # ArviZ takes the logarithms of the inverse weights, as leave-one-out has them.
+            weights, k = array_stats.psislw(-raw)
+            effective = 1.0 / np.exp(2.0 * weights).sum()
+            pareto_k = float(k) if effective >= LEAST_SHARE * raw.size else np.inf
+        if pareto_k > largest_pareto_k(raw.size):
+            return replace(self, pareto_k=pareto_k)
         return replace(
             self,
             log_likelihood=log_likelihood,
-            log_weights=smoothed if fine else self.log_weights,
+            log_weights=weights,
+            n_seen=n_seen,
             pareto_k=pareto_k,
         )
 

@@ -54,7 +54,7 @@ def held_back(rows: Rows, every: int) -> NDArray[np.bool_]:
     return (scattered >> np.uint64(32)) % np.uint64(every) == 0
 
 
-def without(belief: Belief, rows: Rows, *, n_seen: int, decay: float) -> Belief:
+def without(belief: Belief, rows: Rows, *, decay: float) -> Belief:
     """A belief as if some of its rows had not been seen, as far as its draws can tell.
 
     Parameters
@@ -62,12 +62,13 @@ def without(belief: Belief, rows: Rows, *, n_seen: int, decay: float) -> Belief:
     belief : Belief
         The belief.
     rows : Rows
-        Rows among those that it has seen.
-    n_seen, decay
+        Rows, some of which its weights may count.
+    decay : float
         As in `bayeslat.online.belief.discounted_likelihood`.
     """
-    seen = discounted_likelihood(belief.draws, rows, n_seen=n_seen, decay=decay)
-    return belief.judged(belief.log_likelihood - seen)
+    counted = rows[rows.arrival < belief.n_seen]
+    seen = discounted_likelihood(belief.draws, counted, n_seen=belief.n_seen, decay=decay)
+    return belief.judged(belief.log_likelihood - seen, n_seen=belief.n_seen)
 
 
 def log_scores(belief: Belief, rows: Rows) -> Array:

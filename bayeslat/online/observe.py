@@ -225,16 +225,20 @@ def _taken_in(
 
 def _learnt(member: Member, rows: Rows, n_new: int, settings: OnlineSettings) -> Member:
     """Keep rows, as many as there is room for, and reweigh; `n_new` is with rows not learnt."""
-    draws, n_seen, decay = member.belief.draws, member.n_seen, settings.decay
     joined = member.rows.joined(rows)
     kept = joined.kept(settings.window)
+    member, before = replace(member, rows=joined[kept]), member.belief
+    if not before.trusted:
+        return member
     gone = joined[~kept & (joined.arrival >= member.regime.since)]
-    belief = member.belief.updated(
-        draws.log_density(rows.latency_ms, rows.points) @ rows.discounts(n_seen=n_seen, decay=decay)
-        - discounted_likelihood(draws, gone, n_seen=n_seen, decay=decay),
-        aged=decay**n_new,
-    )
-    return replace(member, belief=belief, rows=joined[kept])
+
+    def likelihood(rows: Rows) -> Array:
+        n_seen, decay = member.n_seen, settings.decay
+        return discounted_likelihood(before.draws, rows, n_seen=n_seen, decay=decay)
+
+    news = likelihood(rows) - likelihood(gone)
+    belief = before.updated(news, n_seen=member.n_seen, aged=settings.decay**n_new)
+    return replace(member, belief=belief)
 
 
 def _watched(

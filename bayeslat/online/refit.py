@@ -120,7 +120,8 @@ def refit(
         return discounted_likelihood(draws, rows, n_seen=n_seen, decay=decay)
 
     taken = likelihood(learnt)
-    belief = Belief.of(draws, log_taken=taken).judged(taken + likelihood(rows[~used]))
+    belief = Belief.of(draws, log_taken=taken, n_seen=n_seen)
+    belief = belief.judged(taken + likelihood(rows[~used]), n_seen=n_seen)
     return Refit(belief, effective, int(used.sum()))
 
 

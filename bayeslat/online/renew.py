@@ -96,7 +96,7 @@ def _judged(state: OnlineState, fresh: OnlineState) -> Judgement:
     for old in state.members:
         rows = old.rows[old.of_regime & held_back(old.rows, state.settings.held_back)]
         if len(rows):
-            current = without(old.belief, rows, n_seen=old.n_seen, decay=state.settings.decay)
+            current = without(old.belief, rows, decay=state.settings.decay)
             belief = fresh.of(old.deployment).belief
             gains.append(log_scores(belief, rows) - log_scores(current, rows))
     return Judgement.of(np.concatenate(gains))

@@ -13,7 +13,7 @@ def densities(one, rows):
 
 def test_weights_are_bayes_rule_over_the_draws(one):
     rows = one.rows[:8]
-    belief = Belief.of(one.draws).updated(densities(one, rows))
+    belief = Belief.of(one.draws).updated(densities(one, rows), n_seen=len(rows))
     assert belief.trusted
     exact = special.softmax(densities(one, rows))
     found = np.exp(belief.log_weights)
@@ -27,25 +27,25 @@ def test_weights_are_bayes_rule_over_the_draws(one):
 
 def test_rows_one_by_one_and_all_at_once_are_the_same(one):
     rows = one.rows[:12]
-    at_once = Belief.of(one.draws).updated(densities(one, rows))
+    at_once = Belief.of(one.draws).updated(densities(one, rows), n_seen=len(rows))
     stepwise = Belief.of(one.draws)
     for i in range(12):
-        stepwise = stepwise.updated(densities(one, rows[i : i + 1]))
+        stepwise = stepwise.updated(densities(one, rows[i : i + 1]), n_seen=i + 1)
     np.testing.assert_allclose(stepwise.log_likelihood, at_once.log_likelihood, rtol=1e-12)
     np.testing.assert_allclose(stepwise.log_weights, at_once.log_weights, atol=1e-9)
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.97])
 def test_forgetting_is_the_likelihood_of_the_rows_that_are_left(one, decay):
-    rows = one.rows[:60]
+    rows = one.rows[:30]
     belief = Belief.of(one.draws)
-    for start in range(0, 60, 20):
-        gone = rows[max(start - 20, 0) : start] if start else rows[:0]
-        forgotten = discounted_likelihood(one.draws, gone, n_seen=start + 20, decay=decay)
-        block = rows[start : start + 20]
-        new = discounted_likelihood(one.draws, block, n_seen=start + 20, decay=decay)
-        belief = belief.updated(new - forgotten, aged=decay**20)
-    left = discounted_likelihood(one.draws, rows[40:], n_seen=60, decay=decay)
+    for start in range(0, 30, 10):
+        gone = rows[max(start - 10, 0) : start] if start else rows[:0]
+        forgotten = discounted_likelihood(one.draws, gone, n_seen=start + 10, decay=decay)
+        block = rows[start : start + 10]
+        new = discounted_likelihood(one.draws, block, n_seen=start + 10, decay=decay)
+        belief = belief.updated(new - forgotten, n_seen=start + 10, aged=decay**10)
+    left = discounted_likelihood(one.draws, rows[20:], n_seen=30, decay=decay)
     np.testing.assert_allclose(belief.log_likelihood, left, atol=1e-8)
 
 
@@ -56,17 +56,16 @@ def test_a_decay_of_one_forgets_nothing(one):
     np.testing.assert_allclose(found, plain, rtol=1e-12)
 
 
-def test_weights_that_cannot_be_trusted_are_not_taken_over(one):
-    belief = Belief.of(one.draws).updated(densities(one, one.rows[:8]))
+def test_exhausted_draws_keep_the_last_weights_and_learn_no_more(one):
+    belief = Belief.of(one.draws).updated(densities(one, one.rows[:8]), n_seen=8)
     slower = one.rows[8:80]
     log_density = one.draws.log_density(1.4 * slower.latency_ms, slower.points)
-    broken = belief.updated(log_density.sum(axis=1))
-    assert not broken.trusted
-    np.testing.assert_array_equal(broken.log_weights, belief.log_weights)
-    # Nothing is lost: once the rows are forgotten the weights are as before.
-    restored = broken.judged(belief.log_likelihood)
-    assert restored.trusted
-    np.testing.assert_allclose(restored.log_weights, belief.log_weights, atol=1e-12)
+    exhausted = belief.updated(log_density.sum(axis=1), n_seen=80)
+    assert belief.trusted and not exhausted.trusted
+    np.testing.assert_array_equal(exhausted.log_weights, belief.log_weights)
+    np.testing.assert_array_equal(exhausted.log_likelihood, belief.log_likelihood)
+    assert exhausted.n_seen == 8
+    assert exhausted.updated(densities(one, one.rows[80:90]), n_seen=90) is exhausted
 
 
 def test_rows_that_draws_were_taken_with_count_once(one):
@@ -77,7 +76,7 @@ def test_rows_that_draws_were_taken_with_count_once(one):
 
 
 def test_resampling_gives_every_draw_its_share(one):
-    belief = Belief.of(one.draws).updated(densities(one, one.rows[:8]))
+    belief = Belief.of(one.draws).updated(densities(one, one.rows[:8]), n_seen=8)
     counts = np.bincount(belief.picked(5000), minlength=one.draws.n_draws)
     # Systematic resampling is off by less than one copy.
     assert np.abs(counts - 5000 * np.exp(belief.log_weights)).max() < 1.0 + 1e-6

@@ -1,0 +1,1 @@
+"""Posteriors and trackers followed through simulated and recorded changes of the latency law."""
