@@ -21,11 +21,11 @@ import bayeslat as bl
 from bayeslat import online
 from bayeslat.errors import PosteriorFileError
 from bayeslat.online.events import Event
-from bayeslat.online.files import write_whole
 from bayeslat.online.monitor import Monitor
 from bayeslat.online.settings import OnlineSettings
 from bayeslat.posterior import FleetPosterior, load
 from bayeslat.schema import Deployment
+from bayeslat.storage import write_whole
 
 HEADER = "gpu,model,batch_size,total_tokens,latency_ms\n"
 SWAP_EVERY = 50

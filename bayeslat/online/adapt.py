@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslat.online.attribution import Attribution, Evidence, Suspect, attribute, evidence
+from bayeslat.online.attribution import (
+    NOTHING,
+    Attribution,
+    Evidence,
+    Suspect,
+    attribute,
+    evidence,
+)
 from bayeslat.online.belief import Belief, discounted_likelihood
 from bayeslat.online.changes import KINDS, along, prior_of_change
 from bayeslat.online.events import Event
@@ -17,11 +24,12 @@ from bayeslat.online.member import VERSIONS_KEPT, Member, Regime
 from bayeslat.online.refit import refit
 from bayeslat.online.rows import Rows
 from bayeslat.online.scoring import score
+from bayeslat.online.settings import OnlineSettings
 from bayeslat.online.state import OnlineState
 from bayeslat.online.vectors import Layout, from_vectors, to_vectors
 from bayeslat.schema import Deployment
 
-__all__ = ["MIN_ROWS", "adapted", "is_due", "settled"]
+__all__ = ["adapted", "calmed", "is_calm", "is_due", "settled"]
 
 type Array = NDArray[np.float64]
 
@@ -34,11 +42,14 @@ GROWTH: Final = 1.5
 SETTLED: Final = 500
 """Rows of a regime from which on it is no longer new: refits follow only if weights fail."""
 
-BETWEEN: Final = 500
-"""Rows between two refits of a regime that is not new, at least."""
+LEAST_BETWEEN: Final = 100
+"""Rows between two refits of a regime that is not new, at least; else as many as the base had."""
 
 QUIET_GROWTH: Final = 2.0
 """By how much its rows have grown then: what they could still teach falls with their number."""
+
+CALM: Final = 200
+"""Latest rows that tell whether a noise has become what it was."""
 
 EVIDENCE_ROWS: Final = 500
 """Latest rows of a deployment that attribution looks at."""
@@ -62,7 +73,8 @@ def is_due(member: Member, *, decay: float) -> bool:
         return n >= GROWTH * regime.learnt
     # What is forgotten at a steady rate has to be learnt at a steady rate.
     grown = QUIET_GROWTH * regime.learnt if decay == 1.0 else regime.learnt
-    return not member.belief.trusted and n >= max(grown, regime.learnt + BETWEEN)
+    between = max(member.base_rows, LEAST_BETWEEN)
+    return not member.belief.trusted and n >= max(grown, regime.learnt + between)
 
 
 def settled(member: Member) -> tuple[Member, list[Event]]:
@@ -113,6 +125,36 @@ def adapted(state: OnlineState, member: Member) -> tuple[OnlineState, list[Event
     return state, events
 
 
+def calmed(state: OnlineState, member: Member) -> tuple[OnlineState, list[Event]]:
+    """Go back to the base's own law where the latest rows are of it: a burst has ended.
+
+    Only regimes in which no term has moved are looked at, every `CALM` rows: a noise that becomes
+    less raises no alarm.
+    """
+    rows = member.rows[member.rows.arrival >= member.n_seen - CALM]
+    found = evidence(member.base, state.layout, member.base_draws, rows)
+    explained = attribute(member.label, {("deployment", member.label): [found]}, found)
+    regime = Regime(int(rows.arrival[0]), int(rows.order[0]), (), member.regime_rows)
+    back = replace(regime, attribution=explained)
+    if explained.suspects[0].kind != NOTHING or not _has_not_moved(back):
+        return state, []
+    at_rest = replace(member, regime=regime)
+    candidate = _unmoved(member, rows, settings=state.settings)
+    judgement = _judged(state, at_rest, candidate)
+    if not judgement.passed:
+        return state, []
+    taken = replace(_in_force(state, member, candidate.belief, regime), level="quiet")
+    details = {**asdict(judgement), "rows": len(rows), "summary": f"moved back: {explained}"}
+    return state.with_member(taken), [_event("accepted", taken, **details)]
+
+
+def is_calm(member: Member, n_new: int) -> bool:
+    """Whether a regime of noise alone is to be looked at after `n_new` more rows."""
+    found, n = member.regime.attribution, member.regime_rows
+    only_noise = found is not None and found.suspects[0].kind == NOTHING
+    return only_noise and n // CALM > (n - n_new) // CALM and member.learnt_rows >= MIN_ROWS
+
+
 @dataclass(frozen=True, eq=False)
 class _Candidate:
     """A belief that might be taken over, and the same before the rows that were held back."""
@@ -125,48 +167,55 @@ def _candidate(state: OnlineState, member: Member) -> _Candidate:
     """The belief that the rows of the regime ask for."""
     settings, layout = state.settings, state.layout
     rows = member.rows[member.of_regime]
-    held = held_back(rows, settings.held_back)
-    if member.regime.since > 0 and not member.regime.kinds and not _noise_moved(member):
-        return _base_again(member, rows, held, decay=settings.decay)
+    at_rest = _has_not_moved(member.regime)
+    if at_rest:
+        found = _unmoved(member, rows, settings=settings)
+        if found.belief.trusted:
+            return found
     prior = member.base
-    if member.regime.since > 0:
+    if member.regime.since > 0 and not at_rest:
         discrepancy = member.base_draws.discrepancy
         variance = 0.0 if discrepancy is None else float(np.square(discrepancy.scale).mean())
         prior = prior.widened(
             prior_of_change(layout, member.regime.kinds or (), discrepancy_variance=variance)
         )
-    found = refit(
+    fresh = refit(
         prior,
         layout,
         member.base_draws,
         rows,
-        ~held,
+        ~held_back(rows, settings.held_back),
         n_seen=member.n_seen,
         decay=settings.decay,
         n_draws=settings.draws,
         seed=int(np.random.SeedSequence([settings.seed, member.n_seen]).generate_state(1)[0]),
     )
-    before = Belief.of(found.belief.draws, log_taken=found.belief.log_taken)
-    return _Candidate(found.belief, before)
+    before = Belief.of(fresh.belief.draws, log_taken=fresh.belief.log_taken)
+    return _Candidate(fresh.belief, before)
 
 
-def _noise_moved(member: Member) -> bool:
-    found = member.regime.attribution
-    return found is not None and found.noise_probability >= 0.5
+def _has_not_moved(regime: Regime) -> bool:
+    """Whether rows since an alarm say that nothing has changed, not even the noise."""
+    found = regime.attribution
+    return found is not None and not regime.kinds and found.noise_probability < 0.5
 
 
-def _base_again(member: Member, rows: Rows, held: NDArray[np.bool_], *, decay: float) -> _Candidate:
-    """The base's draws, weighted by the rows: nothing has moved, or it has moved back."""
-    draws = member.base_draws
-    start = Belief.of(draws)
+def _unmoved(member: Member, rows: Rows, *, settings: OnlineSettings) -> _Candidate:
+    """What was believed before anything moved, reweighted by rows: it has moved back, or never did.
+
+    That is the last belief of the base's own law, or the base itself.
+    """
+    held = held_back(rows, settings.held_back)
+    known = ((member.belief, member.regime), *member.earlier)
+    of_base = [belief for belief, regime in known if regime.kinds == ()]
+    start = of_base[0] if of_base else Belief.of(member.base_draws)
+    n_seen, decay = member.n_seen, settings.decay
 
     def likelihood(rows: Rows) -> Array:
-        return discounted_likelihood(draws, rows, n_seen=member.n_seen, decay=decay)
+        return discounted_likelihood(start.draws, rows, n_seen=n_seen, decay=decay)
 
-    learnt = likelihood(rows[~held])
-    before = start.judged(learnt, n_seen=member.n_seen)
-    after = before.judged(learnt + likelihood(rows[held]), n_seen=member.n_seen)
-    return _Candidate(after, before)
+    before = start.updated(likelihood(rows[~held]), n_seen=n_seen)
+    return _Candidate(before.updated(likelihood(rows[held]), n_seen=n_seen), before)
 
 
 def _judged(state: OnlineState, member: Member, candidate: _Candidate) -> Judgement:

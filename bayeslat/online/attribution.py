@@ -40,7 +40,7 @@ from bayeslat.online.rowwise import (
 from bayeslat.online.vectors import Gaussian, Layout
 from bayeslat.predictive import DeploymentDraws
 
-__all__ = ["Attribution", "Evidence", "Suspect", "attribute", "evidence"]
+__all__ = ["NOTHING", "Attribution", "Evidence", "Suspect", "attribute", "evidence"]
 
 type Array = NDArray[np.float64]
 

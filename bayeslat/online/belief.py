@@ -29,6 +29,9 @@ BLOCK: Final = 512
 SCORING_DRAWS: Final = 128
 """Draws that rows are scored with: a PIT value is off by a fraction of its own spread."""
 
+ROUNDING: Final = 1e-6
+"""Log weights that differ by no more are even."""
+
 LEAST_SHARE: Final = 0.05
 """Effective share of the draws below which weights are not trusted, whatever their tail."""
 
@@ -115,7 +118,7 @@ class Belief:
             Rows of the deployment that have been seen with them.
         """
         raw = log_likelihood - self.log_taken
-        if np.ptp(raw) == 0.0:
+        if np.ptp(raw) < ROUNDING:
             weights, pareto_k = np.full(raw.size, -np.log(raw.size)), -np.inf
         else:
             # ArviZ takes the logarithms of the inverse weights, as leave-one-out has them.

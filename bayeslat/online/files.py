@@ -14,7 +14,6 @@ import io
 import json
 import os
 import struct
-import tempfile
 import types
 import zipfile
 import zlib
@@ -29,6 +28,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bayeslat.errors import InputError, PosteriorFileError
+from bayeslat.storage import write_whole
 
 __all__ = [
     "decode",
@@ -37,7 +37,6 @@ __all__ = [
     "load_value",
     "register",
     "save_value",
-    "write_whole",
 ]
 
 VERSION: Final = 1
@@ -188,50 +187,6 @@ def load_extra(path: str | os.PathLike[str]) -> Any:
         with np.load(stream, allow_pickle=False) as archive:
             _header(archive)
             return json.loads(archive["extra"].tobytes())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and have it on the disk before coming back.
-
-    Parameters
-    ----------
-    path : Path
-        The file, in a folder that exists.
-    content : bytes
-        All of it.
-
-    Raises
-    ------
-    PosteriorFileError
-        It cannot be written; then the file is what it was before.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        beside = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.chmod(0o644)  # temporary files are born private
-            beside.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as fault:
-        raise PosteriorFileError(
-            f"got {path}, which cannot be written ({fault.strerror or fault}), expected room in a"
-            " folder that exists; make room or choose another folder"
-        ) from fault
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have a folder's list of names on the disk: a renamed file is lost with it otherwise."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:

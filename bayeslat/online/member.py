@@ -59,6 +59,8 @@ class Member:
         Draws of the fleet's posterior, to the power of the settings' pull.
     base : Gaussian
         The same as a normal distribution of vectors, the prior of every refit.
+    base_rows : int
+        Rows that the fleet was fitted to, of this deployment.
     belief : Belief
         What is believed now.
     detection : object
@@ -74,6 +76,8 @@ class Member:
     level : {"quiet", "warning", "drift", "adapting"}
         "drift" from an alarm to the first refit, "adapting" until few rows are no longer all there
         are of the regime.
+    evidence : float
+        The detector's, after the last block, relative to what it takes for an alarm.
     regime : Regime
         The regime of the rows.
     earlier : tuple of (Belief, Regime)
@@ -83,6 +87,7 @@ class Member:
     deployment: Deployment
     base_draws: DeploymentDraws
     base: Gaussian
+    base_rows: int
     belief: Belief
     detection: Any
     monitor: Monitor
@@ -90,6 +95,7 @@ class Member:
     n_seen: int = 0
     version: int = 0
     level: Level | str = "quiet"
+    evidence: float = 0.0
     regime: Regime = field(default_factory=Regime)
     earlier: tuple[tuple[Belief, Regime], ...] = ()
 

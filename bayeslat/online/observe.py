@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bayeslat.errors import InputError
 from bayeslat.observations import Observations, validate_steps
-from bayeslat.online.adapt import adapted, is_due, settled
+from bayeslat.online.adapt import adapted, calmed, is_calm, is_due, settled
 from bayeslat.online.belief import Belief, discounted_likelihood
 from bayeslat.online.events import Event
 from bayeslat.online.member import Member, Regime
@@ -47,7 +47,7 @@ def start(fleet: FleetPosterior, settings: OnlineSettings | None = None) -> Onli
     settings = settings or OnlineSettings()
     base = fleet.thin(settings.draws)
     detection = _detector(settings).start()
-    members = []
+    members: list[Member] = []
     for deployment in fleet.deployments:
         all_draws, draws = fleet.draws(deployment), base.draws(deployment)
         layout = layout_of(all_draws, fleet.spec)
@@ -58,7 +58,8 @@ def start(fleet: FleetPosterior, settings: OnlineSettings | None = None) -> Onli
             draws = from_vectors(prior.mean + away / np.sqrt(settings.pull), layout, draws)
             prior = prior.tempered(settings.pull)
         belief = Belief.of(draws)
-        members.append(Member(deployment, draws, prior, belief, detection, Monitor.empty()))
+        n_rows = int(fleet.constant_data["n_rows"][len(members)])
+        members.append(Member(deployment, draws, prior, n_rows, belief, detection, Monitor.empty()))
     return OnlineState(base, settings, tuple(members))
 
 
@@ -66,9 +67,9 @@ def observe(state: OnlineState, steps: Observations | pd.DataFrame) -> OnlineSta
     """Take rows in.
 
     Every row is scored against what was predicted of it, moves the weights of the draws, and is
-    kept for a while. Where a detector gives an alarm, or the draws no longer do, the deployment is
-    refitted, judged on rows held back, and taken over. The same rows in the same calls give the
-    same state, bit for bit.
+    kept for a while (of very many in one call, evenly spaced ones). Where a detector gives an
+    alarm, or the draws no longer do, the deployment is refitted, judged on rows held back, and
+    taken over. The same rows in the same calls give the same state, bit for bit.
 
     Parameters
     ----------
@@ -99,22 +100,26 @@ def observe(state: OnlineState, steps: Observations | pd.DataFrame) -> OnlineSta
         if deployment not in known
     }
     state = replace(state, unknown=_added(state.unknown, strangers))
-    parts, n_repeated = _without_repeated(state, steps)
+    parts, n_repeated = _arrived(state, steps)
     if n_repeated:
         state = replace(state, quarantine=_added(state.quarantine, {"duplicate": n_repeated}))
-    most = state.settings.learnt_per_call
-    strides = {deployment: -(-len(part) // most) for deployment, part in parts.items()}
-    for blocks in _rounds(state, parts):
+    looked_at = {each: _thinned(part, state.settings.rows_per_call) for each, part in parts.items()}
+    for blocks in _rounds(looked_at, state.settings.block):
         for deployment, rows in blocks.items():
-            member, happened = _taken_in(state, state.of(deployment), rows, strides[deployment])
-            state = replace(state.with_member(member), n_seen=state.n_seen + len(rows))
+            member, happened = _taken_in(state, state.of(deployment), rows)
+            state = state.with_member(member)
             events += happened
-        for deployment in blocks:
-            member = state.of(deployment)
+        for deployment, rows in blocks.items():
+            member, happened = state.of(deployment), []
             if is_due(member, decay=state.settings.decay):
                 state, happened = adapted(state, member)
-                events += happened
-    return replace(state, events=tuple(events))
+            elif is_calm(member, len(rows)):
+                state, happened = calmed(state, member)
+            events += happened
+    for deployment, part in parts.items():
+        state = state.with_member(replace(state.of(deployment), n_seen=int(part.arrival[-1]) + 1))
+    n_seen = state.n_seen + sum(map(len, parts.values()))
+    return replace(state, n_seen=n_seen, events=tuple(events))
 
 
 def rollback(state: OnlineState, deployment: Deployment) -> OnlineState:
@@ -159,72 +164,66 @@ def _detector(settings: OnlineSettings) -> Any:
     return DETECTORS[settings.detector](settings)
 
 
-def _without_repeated(
-    state: OnlineState, steps: Observations
-) -> tuple[dict[Deployment, Observations], int]:
-    """Rows of each deployment of the fleet that are not there yet, and how many were."""
-    parts, n_repeated = {}, 0
+def _arrived(state: OnlineState, steps: Observations) -> tuple[dict[Deployment, Rows], int]:
+    """Rows of each deployment of the fleet that are not there yet, and how many were.
+
+    Over the fleet rows are numbered in the order of their time stamps where all have one, else as
+    if those of every deployment were spread evenly over the same time.
+    """
+    found, n_repeated = {}, 0
     for member in state.members:
         if member.deployment not in steps.deployments:
             continue
         part = steps.for_deployment(member.deployment)
-        as_rows = Rows.of(part, arrival=0, order=np.zeros(len(part), dtype=np.int64))
-        repeated = as_rows.repeated(member.rows)
+        rows = Rows.of(part, arrival=member.n_seen, order=np.zeros(len(part), dtype=np.int64))
+        repeated = rows.repeated(member.rows)
         n_repeated += int(repeated.sum())
-        if not repeated.all():
-            parts[member.deployment] = part.select(~repeated) if repeated.any() else part
-    return parts, n_repeated
+        rows = rows[~repeated]
+        if len(rows):
+            found[member.deployment] = replace(rows, arrival=member.n_seen + np.arange(len(rows)))
+    if not found:
+        return {}, n_repeated
+    counts = [len(rows) for rows in found.values()]
+    times = np.concatenate([rows.timestamp for rows in found.values()])
+    if not np.isfinite(times).all():
+        times = np.concatenate([np.arange(count) / count for count in counts])
+    order = np.empty(times.size, dtype=np.int64)
+    order[np.argsort(times, kind="stable")] = state.n_seen + np.arange(times.size)
+    of_each = np.split(order, np.cumsum(counts)[:-1])
+    numbered = zip(found.items(), of_each, strict=True)
+    return {each: replace(rows, order=own) for (each, rows), own in numbered}, n_repeated
 
 
-def _rounds(
-    state: OnlineState, parts: Mapping[Deployment, Observations]
-) -> Iterator[dict[Deployment, Rows]]:
-    """Blocks of rows, one of each deployment that has any left, until none has.
+def _thinned(rows: Rows, most: int) -> Rows:
+    """At most so many rows, evenly spaced."""
+    stride = -(-len(rows) // most)
+    return rows if stride == 1 else rows[stride - 1 :: stride]
 
-    Within a round rows are numbered in the order of their time stamps where all have one, else as
-    if those of every deployment were spread evenly over the same time.
-    """
-    size, begun, n_seen = state.settings.block, 0, state.n_seen
-    arrivals = {deployment: state.of(deployment).n_seen for deployment in parts}
-    while parts:
-        blocks = {
-            deployment: part.select(np.arange(begun, min(begun + size, len(part))))
-            for deployment, part in parts.items()
-        }
-        counts = [len(block) for block in blocks.values()]
-        times = np.concatenate([block.timestamp for block in blocks.values()])
-        if not np.isfinite(times).all():
-            times = np.concatenate([np.arange(count) / count for count in counts])
-        rank = np.empty(times.size, dtype=np.int64)
-        rank[np.argsort(times, kind="stable")] = np.arange(times.size)
-        orders = np.split(n_seen + rank, np.cumsum(counts)[:-1])
+
+def _rounds(parts: Mapping[Deployment, Rows], size: int) -> Iterator[dict[Deployment, Rows]]:
+    """Blocks of rows, one of each deployment that has any left, until none has."""
+    longest = max(map(len, parts.values()), default=0)
+    for begun in range(0, longest, size):
         yield {
-            deployment: Rows.of(block, arrival=arrivals[deployment] + begun, order=order)
-            for (deployment, block), order in zip(blocks.items(), orders, strict=True)
+            deployment: rows[begun : begun + size]
+            for deployment, rows in parts.items()
+            if len(rows) > begun
         }
-        begun, n_seen = begun + size, n_seen + times.size
-        parts = {each: part for each, part in parts.items() if len(part) > begun}
 
 
-def _taken_in(
-    state: OnlineState, member: Member, rows: Rows, stride: int
-) -> tuple[Member, list[Event]]:
+def _taken_in(state: OnlineState, member: Member, rows: Rows) -> tuple[Member, list[Event]]:
     """One block of one deployment: score, detect, keep, reweigh."""
-    settings = state.settings
-    scores = score(member.belief, rows, tolerance=settings.tolerance)
-    n_seen = member.n_seen + len(rows)
+    scores = score(member.belief, rows, tolerance=state.settings.tolerance)
+    before, n_seen = member.n_seen, int(rows.arrival[-1]) + 1
     member = replace(member, monitor=member.monitor.update(scores), n_seen=n_seen)
-    calm = member.level in ("quiet", "warning")
-    learnt = rows[rows.arrival % stride == 0] if calm and stride > 1 else rows
-    if len(learnt) or settings.decay < 1.0:
-        member = _learnt(member, learnt, len(rows), settings)
+    member = _learnt(member, rows, n_seen - before, state.settings)
     member, events = _watched(state, member, rows, scores)
     settled_member, ended = settled(member)
     return settled_member, events + ended
 
 
 def _learnt(member: Member, rows: Rows, n_new: int, settings: OnlineSettings) -> Member:
-    """Keep rows, as many as there is room for, and reweigh; `n_new` is with rows not learnt."""
+    """Keep rows, as many as there is room for, and reweigh; `n_new` more have been seen."""
     joined = member.rows.joined(rows)
     kept = joined.kept(settings.window)
     member, before = replace(member, rows=joined[kept]), member.belief
@@ -248,7 +247,7 @@ def _watched(
     if member.regime.kinds is None:  # the belief is known to be wrong, and waits for rows
         return member, []
     memory, verdict = state.detector.update(member.detection, scores)
-    member = replace(member, detection=memory)
+    member = replace(member, detection=memory, evidence=verdict.evidence)
     if verdict.level == "drift":
         return _alarmed(member, rows, verdict)
     if member.level == "adapting" or verdict.level == member.level:
@@ -262,7 +261,8 @@ def _watched(
 
 def _alarmed(member: Member, rows: Rows, verdict: Any) -> tuple[Member, list[Event]]:
     """Begin a regime at the row from which on a change seems to have happened."""
-    first = int(rows.arrival[verdict.row]) + 1 - max(verdict.since, 1)
+    known = member.rows.arrival[member.rows.arrival <= rows.arrival[verdict.row]]
+    first = int(np.sort(known)[-min(max(verdict.since, 1), known.size)])
     first = max(first, member.regime.since)
     since = member.rows.arrival >= first
     order = int(member.rows.order[since].min()) if since.any() else int(rows.order[-1])

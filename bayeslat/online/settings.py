@@ -33,9 +33,9 @@ class OnlineSettings:
         Name in `bayeslat.online.detection.DETECTORS`.
     held_back : int
         One row in so many is held back from refits, to judge them by.
-    learnt_per_call : int
-        Rows of a deployment that one call learns from, evenly spaced, as long as nothing changes;
-        all rows are scored, watched and counted.
+    rows_per_call : int
+        Rows of a deployment that one call looks at; of more, evenly spaced ones are looked at and
+        the others are counted.
     seed : int
         Of everything random.
     """
@@ -49,7 +49,7 @@ class OnlineSettings:
     false_alarms: float = 1e-5
     detector: str = "e-process"
     held_back: int = 5
-    learnt_per_call: int = 1000
+    rows_per_call: int = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class OnlineSettings:
             (0.0 <= self.tolerance < 1.0, "tolerance", "a number in [0, 1)"),
             (0.0 < self.false_alarms < 1.0, "false_alarms", "a number in (0, 1)"),
             (self.held_back >= 2, "held_back", "at least 2"),
-            (self.learnt_per_call >= 1, "learnt_per_call", "at least 1"),
+            (self.rows_per_call >= 1, "rows_per_call", "at least 1"),
             (self.seed >= 0, "seed", "a number >= 0"),
         )
         for fine, name, expected in checks:

@@ -149,23 +149,23 @@ def _with_draws(posterior: xr.Dataset, moved: Mapping[int, Any]) -> xr.Dataset:
     """The posterior with the draws of some deployments exchanged, by their position."""
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     n = posterior.sizes["deployment"]
-    result = posterior.copy(deep=True)
-    for name, shared in SHARED.items():
-        if shared in posterior:
-            of_draw = posterior[shared].transpose("chain", "draw").to_numpy()
-            own = np.repeat(of_draw[..., None], n, axis=2)
-            result[name] = (("chain", "draw", "deployment"), own)
-    if "discrepancy" in posterior:
-        unknown = np.full((chains, draws, n), np.nan)
-        result["unknown_power"] = (("chain", "draw", "deployment"), unknown)
-    for position, draws_of in moved.items():
-        for name, values in _variables(draws_of).items():
-            if name in result:
-                front = [dim for dim in result[name].dims if dim != "deployment"]
-                target = result[name].transpose(*front, "deployment")
-                target[..., position] = values.reshape(chains, draws, *values.shape[1:])
-                result[name] = target
-    return result
+    front = ("chain", "draw")
+    changed: dict[str, tuple[tuple[str, ...], Array]] = {}
+    for name in _variables(next(iter(moved.values()))):
+        shared = SHARED.get(name, name)
+        if name == "unknown_power":
+            changed[name] = ((*front, "deployment"), np.full((chains, draws, n), np.nan))
+        elif shared in posterior:
+            found = posterior[shared]
+            rest = [dim for dim in found.dims if dim not in (*front, "deployment")]
+            of_all = found.expand_dims(deployment=n) if "deployment" not in found.dims else found
+            dims = (*front, *map(str, rest), "deployment")
+            changed[name] = (dims, of_all.transpose(*dims).to_numpy().copy())
+    for position, own in moved.items():
+        for name, values in _variables(own).items():
+            if name in changed:
+                changed[name][1][..., position] = values.reshape(chains, draws, *values.shape[1:])
+    return posterior.assign(changed)
 
 
 def _variables(own: Any) -> dict[str, Array]:

@@ -191,14 +191,14 @@ def test_a_rollback_takes_the_last_belief_back(begun, two):
         online.rollback(state, bl.Deployment("B200", "llama-7b"))
 
 
-def test_a_backlog_is_scored_in_full_and_learnt_from_in_part(fleet, two):
-    own = two[two["model"] == "llama-7b"].iloc[:400]
-    state = online.start(fleet, online.OnlineSettings(learnt_per_call=100))
+def test_of_a_backlog_evenly_spaced_rows_are_looked_at_and_all_are_counted(fleet, two):
+    own = two[two["model"] == "llama-7b"].iloc[:450]
+    state = online.start(fleet, online.OnlineSettings(rows_per_call=100))
     state = online.observe(state, own)
     member = next(each for each in state.members if each.n_seen)
-    assert member.n_seen == 400
-    assert member.monitor.n == 400
-    assert len(member.rows) == 100
+    assert member.n_seen == state.n_seen == 450
+    assert member.monitor.n == len(member.rows) == 90
+    assert np.diff(member.rows.arrival).tolist() == [5] * 89
 
 
 def test_a_window_keeps_the_newest_rows(fleet, two):
@@ -235,7 +235,7 @@ def test_half_a_pull_is_half_as_sure_of_the_base(fleet):
         {"false_alarms": 0.0},
         {"held_back": 1},
         {"block": 0},
-        {"learnt_per_call": 0},
+        {"rows_per_call": 0},
     ],
 )
 def test_settings_that_cannot_be_get_one_line(wrong):

@@ -53,7 +53,9 @@ def test_with_neutral_settings_a_refit_is_the_plain_posterior(one):
         one.layout,
         one.draws,
     )
-    weighted = Belief.of(start).updated(discounted_likelihood(start, rows, n_seen=12, decay=1.0))
+    weighted = Belief.of(start).updated(
+        discounted_likelihood(start, rows, n_seen=12, decay=1.0), n_seen=12
+    )
     assert weighted.trusted
     x, weights = to_vectors(start, one.layout), np.exp(weighted.log_weights)
     ours = to_vectors(refitted(one, one.base, rows).belief.draws, one.layout)
