@@ -9,6 +9,7 @@ from bayeslat.online.events import Event
 from bayeslat.online.member import Member
 from bayeslat.online.observe import observe, rollback, start
 from bayeslat.online.renew import renew
+from bayeslat.online.runner import OnlineRunner
 from bayeslat.online.settings import OnlineSettings
 from bayeslat.online.state import OnlineState
 from bayeslat.online.store import load, load_extra, save
@@ -17,6 +18,7 @@ __all__ = [
     "Attribution",
     "Event",
     "Member",
+    "OnlineRunner",
     "OnlineSettings",
     "OnlineState",
     "Suspect",
