@@ -54,7 +54,7 @@ __all__ = ["watch"]
 NAP_SECONDS = 0.1
 """A signal is heeded after this long at most, if nothing is being computed."""
 
-LINES_AT_ONCE = 1000
+LINES_AT_ONCE = 500
 """Lines between two looks for a signal; a refit may become due within them."""
 
 SAVING_SHARE = 0.1

@@ -24,7 +24,6 @@ from bayeslat.online.member import VERSIONS_KEPT, Member, Regime
 from bayeslat.online.refit import refit
 from bayeslat.online.rows import Rows
 from bayeslat.online.scoring import score
-from bayeslat.online.settings import OnlineSettings
 from bayeslat.online.state import OnlineState
 from bayeslat.online.vectors import Layout, from_vectors, to_vectors
 from bayeslat.schema import Deployment
@@ -54,6 +53,9 @@ CALM: Final = 200
 EVIDENCE_ROWS: Final = 500
 """Latest rows of a deployment that attribution looks at."""
 
+UNMOVED: Final = 0.6
+"""Probability that no term has moved, from which on an alarm is dismissed."""
+
 CARRIED: Final = 0.9
 """Probability of having changed, too, from which on a deployment follows others."""
 
@@ -66,15 +68,16 @@ def is_due(member: Member, *, decay: float) -> bool:
     n, regime = member.regime_rows, member.regime
     if member.learnt_rows < MIN_ROWS:
         return False
-    if regime.kinds is None:
+    if regime.waits:
         return True
-    new = member.level == "adapting" and n < SETTLED
-    if new:
+    if member.level == "adapting" and n < SETTLED:
         return n >= GROWTH * regime.learnt
+    if member.level == "warning":  # rows that may be of another law teach nothing yet
+        return False
     # What is forgotten at a steady rate has to be learnt at a steady rate.
     grown = QUIET_GROWTH * regime.learnt if decay == 1.0 else regime.learnt
-    between = max(member.base_rows, LEAST_BETWEEN)
-    return not member.belief.trusted and n >= max(grown, regime.learnt + between)
+    known = 0 if regime.changed else member.base_rows
+    return not member.belief.trusted and n >= max(grown, regime.learnt + max(known, LEAST_BETWEEN))
 
 
 def settled(member: Member) -> tuple[Member, list[Event]]:
@@ -89,7 +92,7 @@ def adapted(state: OnlineState, member: Member) -> tuple[OnlineState, list[Event
     """Refit one deployment, judge the result and take it over, or not.
 
     In a regime of its own the change is attributed first, and the refit may move what has probably
-    moved. Where nothing has, the alarm is dismissed.
+    moved. Where nothing has, the alarm is dismissed, or what was believed before is taken back.
 
     Parameters
     ----------
@@ -98,54 +101,32 @@ def adapted(state: OnlineState, member: Member) -> tuple[OnlineState, list[Event
     member : Member
         The deployment that is due.
     """
-    changed = member.regime.since > 0
-    found = _attributed(state, member) if changed else None
-    kinds = found.likely_kinds() if found is not None else ()
+    found = _attributed(state, member) if member.regime.changed else None
+    about = {} if found is None else {"attribution": found.to_dict(), "summary": str(found)}
+    if found is not None and _has_not_moved(found):
+        return _unmoved(state, member, about)
+    kinds = () if found is None else found.likely_kinds()
     regime = replace(member.regime, kinds=kinds, learnt=member.regime_rows, attribution=found)
-    candidate = _candidate(state, replace(member, regime=regime))
-    judgement = _judged(state, member, candidate)
+    try:
+        candidate = _refitted(state, member, regime)
+    except np.linalg.LinAlgError as fault:
+        details = {"reason": f"no refit: {fault}", "rows": regime.learnt, **about}
+        return _kept(state, member, regime, details)
+    judgement = _judged(state, member, candidate.before)
     details = {
         **asdict(judgement),
         "rows": regime.learnt,
-        **({"attribution": found.to_dict(), "summary": str(found)} if found is not None else {}),
+        "effective_draws": candidate.effective_draws,
+        **about,
     }
     if not judgement.passed:
-        kept = replace(
-            member,
-            level="adapting" if member.level == "drift" else member.level,
-            monitor=member.monitor.counted(rejected=1),
-            regime=replace(regime, kinds=member.regime.kinds or ()),
-        )
-        return state.with_member(kept), [_event("rejected", kept, **details)]
+        return _kept(state, member, regime, details)
     taken = _in_force(state, member, candidate.belief, regime)
     state, events = state.with_member(taken), [_event("accepted", taken, **details)]
     if found is not None:
         state, carried = _carried(state, taken, found)
         events += carried
     return state, events
-
-
-def calmed(state: OnlineState, member: Member) -> tuple[OnlineState, list[Event]]:
-    """Go back to the base's own law where the latest rows are of it: a burst has ended.
-
-    Only regimes in which no term has moved are looked at, every `CALM` rows: a noise that becomes
-    less raises no alarm.
-    """
-    rows = member.rows[member.rows.arrival >= member.n_seen - CALM]
-    found = evidence(member.base, state.layout, member.base_draws, rows)
-    explained = attribute(member.label, {("deployment", member.label): [found]}, found)
-    regime = Regime(int(rows.arrival[0]), int(rows.order[0]), (), member.regime_rows)
-    back = replace(regime, attribution=explained)
-    if explained.suspects[0].kind != NOTHING or not _has_not_moved(back):
-        return state, []
-    at_rest = replace(member, regime=regime)
-    candidate = _unmoved(member, rows, settings=state.settings)
-    judgement = _judged(state, at_rest, candidate)
-    if not judgement.passed:
-        return state, []
-    taken = replace(_in_force(state, member, candidate.belief, regime), level="quiet")
-    details = {**asdict(judgement), "rows": len(rows), "summary": f"moved back: {explained}"}
-    return state.with_member(taken), [_event("accepted", taken, **details)]
 
 
 def is_calm(member: Member, n_new: int) -> bool:
@@ -155,104 +136,157 @@ def is_calm(member: Member, n_new: int) -> bool:
     return only_noise and n // CALM > (n - n_new) // CALM and member.learnt_rows >= MIN_ROWS
 
 
+def calmed(state: OnlineState, member: Member) -> tuple[OnlineState, list[Event]]:
+    """Go back to the base's own law where the latest rows are of it: a burst has ended.
+
+    Only regimes in which no term has moved are looked at, every `CALM` rows: a noise that becomes
+    less raises no alarm.
+    """
+    latest = member.rows[member.of_regime][-CALM:]
+    own = evidence(member.base, state.layout, member.base_draws, latest)
+    found = attribute(member.label, {("deployment", member.label): [own]}, own)
+    if not _has_not_moved(found):
+        return state, []
+    regime = Regime(int(latest.arrival[0]), int(latest.order[0]), changed=True, kinds=None)
+    return _unmoved(
+        state, replace(member, regime=regime), {"summary": f"moved back: {found}"}, only_back=True
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Candidate:
     """A belief that might be taken over, and the same before the rows that were held back."""
 
     belief: Belief
     before: Belief
+    effective_draws: float
 
 
-def _candidate(state: OnlineState, member: Member) -> _Candidate:
-    """The belief that the rows of the regime ask for."""
-    settings, layout = state.settings, state.layout
+def _refitted(state: OnlineState, member: Member, regime: Regime) -> _Candidate:
+    """Draws taken anew with the rows of the regime."""
+    settings = state.settings
     rows = member.rows[member.of_regime]
-    at_rest = _has_not_moved(member.regime)
-    if at_rest:
-        found = _unmoved(member, rows, settings=settings)
-        if found.belief.trusted:
-            return found
     prior = member.base
-    if member.regime.since > 0 and not at_rest:
+    if regime.changed:
         discrepancy = member.base_draws.discrepancy
         variance = 0.0 if discrepancy is None else float(np.square(discrepancy.scale).mean())
         prior = prior.widened(
-            prior_of_change(layout, member.regime.kinds or (), discrepancy_variance=variance)
+            prior_of_change(state.layout, regime.kinds or (), discrepancy_variance=variance)
         )
-    fresh = refit(
+    found = refit(
         prior,
-        layout,
+        state.layout,
         member.base_draws,
         rows,
         ~held_back(rows, settings.held_back),
-        n_seen=member.n_seen,
+        n_seen=member.n_looked,
         decay=settings.decay,
-        n_draws=settings.draws,
-        seed=int(np.random.SeedSequence([settings.seed, member.n_seen]).generate_state(1)[0]),
+        n_draws=member.base_draws.n_draws,
+        seed=int(np.random.SeedSequence([settings.seed, member.n_looked]).generate_state(1)[0]),
     )
-    before = Belief.of(fresh.belief.draws, log_taken=fresh.belief.log_taken)
-    return _Candidate(fresh.belief, before)
+    before = Belief.of(found.belief.draws, log_taken=found.belief.log_taken)
+    return _Candidate(found.belief, before, found.effective_draws)
 
 
-def _has_not_moved(regime: Regime) -> bool:
+def _has_not_moved(found: Attribution) -> bool:
     """Whether rows since an alarm say that nothing has changed, not even the noise."""
-    found = regime.attribution
-    return found is not None and not regime.kinds and found.noise_probability < 0.5
+    best = found.suspects[0]
+    return best.kind == NOTHING and best.probability >= UNMOVED and found.noise_probability < 0.5
 
 
-def _unmoved(member: Member, rows: Rows, *, settings: OnlineSettings) -> _Candidate:
-    """What was believed before anything moved, reweighted by rows: it has moved back, or never did.
-
-    That is the last belief of the base's own law, or the base itself.
-    """
+def _unmoved(
+    state: OnlineState, member: Member, about: Mapping[str, object], *, only_back: bool = False
+) -> tuple[OnlineState, list[Event]]:
+    """The base's own law holds: dismiss the alarm, or take back what was believed of it before."""
+    if not member.in_force.changed:
+        calm = _watched_anew(state, replace(member, regime=member.in_force, level="quiet"))
+        return state.with_member(calm), [_event("dismissed", calm, **about)]
+    of_base = [(belief, law) for belief, law in member.earlier if not law.changed]
+    start, _ = of_base[0] if of_base else (Belief.of(member.base_draws), Regime())
+    start = start.revived()
+    settings, rows = state.settings, member.rows[member.of_regime]
+    rows = rows[rows.arrival >= start.n_seen]
     held = held_back(rows, settings.held_back)
-    known = ((member.belief, member.regime), *member.earlier)
-    of_base = [belief for belief, regime in known if regime.kinds == ()]
-    start = of_base[0] if of_base else Belief.of(member.base_draws)
-    n_seen, decay = member.n_seen, settings.decay
+    n_seen, decay = member.n_looked, settings.decay
 
     def likelihood(rows: Rows) -> Array:
         return discounted_likelihood(start.draws, rows, n_seen=n_seen, decay=decay)
 
-    before = start.updated(likelihood(rows[~held]), n_seen=n_seen)
-    return _Candidate(before.updated(likelihood(rows[held]), n_seen=n_seen), before)
+    aged = decay ** (n_seen - start.n_seen)
+    before = start.updated(likelihood(rows[~held]), n_seen=n_seen, aged=aged)
+    after = before.updated(likelihood(rows[held]), n_seen=n_seen)
+    judgement = _judged(state, member, before)
+    regime = replace(member.regime, changed=False, kinds=(), learnt=len(rows), attribution=None)
+    details = {**asdict(judgement), "rows": len(rows), **about}
+    if judgement.passed and judgement.held_back:
+        taken = replace(_in_force(state, member, after, regime), level="quiet")
+        return state.with_member(taken), [_event("accepted", taken, **details)]
+    if only_back:
+        return state, []
+    return _kept(state, member, replace(regime, changed=True), details)
 
 
-def _judged(state: OnlineState, member: Member, candidate: _Candidate) -> Judgement:
+def _judged(state: OnlineState, member: Member, candidate: Belief) -> Judgement:
     """Compare a candidate with the belief in force on rows of the regime that it did not see."""
     rows = member.rows[member.of_regime]
     rows = rows[held_back(rows, state.settings.held_back)]
     if not len(rows):
         return Judgement(0.0, 0.0, 0)
     current = without(member.belief, rows, decay=state.settings.decay)
-    return Judgement.of(log_scores(candidate.before, rows) - log_scores(current, rows))
+    return Judgement.of(log_scores(candidate, rows) - log_scores(current, rows))
+
+
+def _watched_anew(state: OnlineState, member: Member) -> Member:
+    """The deployment with a detector that begins anew.
+
+    What the belief errs by on the rows of the regime is no drift: the detector is shown them for
+    reference.
+    """
+    rows = member.rows[member.of_regime]
+    reference = None
+    if len(rows):
+        reference = score(member.belief, rows, tolerance=state.settings.tolerance)
+    return replace(member, detection=state.detector.start(reference), evidence=0.0)
+
+
+def _kept(
+    state: OnlineState, member: Member, regime: Regime, details: Mapping[str, object]
+) -> tuple[OnlineState, list[Event]]:
+    """The belief stays in force: nothing better was found for the regime."""
+    kept = replace(
+        member,
+        level="adapting" if member.level == "drift" else member.level,
+        monitor=member.monitor.counted(rejected=1),
+        regime=regime,
+    )
+    if member.regime.waits:  # after an alarm
+        kept = _watched_anew(state, kept)
+    return state.with_member(kept), [_event("rejected", kept, **details)]
 
 
 def _in_force(state: OnlineState, member: Member, belief: Belief, regime: Regime) -> Member:
-    """The deployment with another belief: one version on, and a detector that begins anew.
-
-    Errors are not those of before. What the new belief errs by on the rows of the regime is no
-    drift: the detector is shown them for reference.
-    """
-    rows = member.rows[member.rows.arrival >= regime.since]
-    reference = score(belief, rows, tolerance=state.settings.tolerance) if len(rows) else None
-    changed = regime.since > 0 and member.level not in ("quiet", "warning")
-    return replace(
+    """The deployment with another belief: one version on, and a detector that begins anew."""
+    moving = regime.changed and member.level not in ("quiet", "warning")
+    taken = replace(
         member,
         belief=belief,
         regime=regime,
+        in_force=regime,
         version=member.version + 1,
-        level="adapting" if changed else member.level,
-        detection=state.detector.start(reference),
+        shown=belief.effective_draws / belief.draws.n_draws,
+        level="adapting" if moving else member.level,
         monitor=member.monitor.counted(accepted=1),
-        earlier=((member.belief, member.regime), *member.earlier)[:VERSIONS_KEPT],
+        earlier=((member.belief, member.in_force), *member.earlier)[:VERSIONS_KEPT],
     )
+    return _watched_anew(state, taken)
 
 
 def _attributed(state: OnlineState, member: Member) -> Attribution:
     """What has changed of a deployment, from its rows and those of all others since then."""
     related = {}
     for each in state.members:
+        if each is not member and each.in_force.changed and _is_before(each, member):
+            continue  # it is no longer what the base says, for a reason of its own
         rows = each.rows[each.rows.order >= member.regime.since_order][-EVIDENCE_ROWS:]
         if each is member or len(rows):
             related[each.deployment] = evidence(each.base, state.layout, each.base_draws, rows)
@@ -291,16 +325,16 @@ def _carried(
     events = []
     for each in state.members:
         since = int((each.rows.order >= source.regime.since_order).sum())
-        moving = each.level in ("drift", "adapting")  # on evidence of its own, or carried before
-        if each.deployment == source.deployment or moving or since >= MIN_ROWS:
+        moved = each.regime.changed or each.in_force.changed
+        if each.deployment == source.deployment or moved or since >= MIN_ROWS:
             continue
         shared = [one for one in found.suspects if _concerns(one, each.deployment)]
         probability = sum(one.probability for one in shared)
         if probability < CARRIED or shared[0].kind not in KINDS:
             continue
         best = shared[0]
-        moved = _moved_by(state, each, best, since=each.n_seen - since, order=source.regime)
-        state = state.with_member(moved)
+        follower = _moved_by(state, each, best, source=source.regime)
+        state = state.with_member(follower)
         details = {
             "change": best.kind,
             "of": f"{best.level} {best.name}".strip(),
@@ -308,7 +342,7 @@ def _carried(
             "probability": probability,
             "seen_on": source.label,
         }
-        events.append(_event("carried", moved, **details))
+        events.append(_event("carried", follower, **details))
     return state, events
 
 
@@ -319,23 +353,27 @@ def _concerns(suspect: Suspect, deployment: Deployment) -> bool:
     return suspect.level == "fleet"
 
 
-def _moved_by(
-    state: OnlineState, member: Member, suspect: Suspect, *, since: int, order: Regime
-) -> Member:
+def _moved_by(state: OnlineState, member: Member, suspect: Suspect, *, source: Regime) -> Member:
     """A deployment whose base draws have the factor of its group, with what is unsure about it."""
     layout: Layout = state.layout
     x = to_vectors(member.base_draws, layout)
     spread = np.log(suspect.upper / suspect.lower) / (2.0 * stats.norm.ppf(0.95))
-    rng = np.random.default_rng([state.settings.seed, member.n_seen, order.since_order])
+    rng = np.random.default_rng([state.settings.seed, member.n_looked, source.since_order])
     shift = np.log(suspect.factor) + np.hypot(spread, CARRIED_SPREAD) * rng.standard_normal(len(x))
     x = x + shift[:, None] * along(layout, KINDS[suspect.kind])
-    belief = Belief.of(from_vectors(x, layout, member.base_draws))
-    rows = member.rows[member.rows.arrival >= since]
-    decay, n_seen = state.settings.decay, member.n_seen
+    belief = Belief.of(from_vectors(x, layout, member.base_draws), n_seen=member.n_looked)
+    rows = member.rows[member.rows.order >= source.since_order]
+    n_seen, decay = member.n_looked, state.settings.decay
     seen = discounted_likelihood(belief.draws, rows, n_seen=n_seen, decay=decay)
     belief = belief.judged(seen, n_seen=n_seen)
-    regime = Regime(since, order.since_order, (suspect.kind,), 0, None)
-    return replace(_in_force(state, member, belief, regime), level="adapting")
+    since = int(rows.arrival[0]) if len(rows) else n_seen
+    regime = Regime(since, source.since_order, changed=True, kinds=(suspect.kind,))
+    return _in_force(state, replace(member, level="adapting"), belief, regime)
+
+
+def _is_before(one: Member, other: Member) -> bool:
+    """Whether the change of one deployment came before that of another."""
+    return one.in_force.since_order < other.regime.since_order
 
 
 def _event(kind: str, member: Member, **details: object) -> Event:

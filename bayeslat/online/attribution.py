@@ -49,6 +49,9 @@ NOTHING: Final = "nothing"
 NO_CHANGE: Final = 0.5
 """Prior probability that no term has changed: an alarm may be about the noise, or for nothing."""
 
+INERT: Final = 0.1
+"""Information about a factor, in units of its prior, below which rows cannot tell of it."""
+
 OWN_SPREAD: Final = 0.02
 """Standard deviation of the logarithm of a factor within a group that shares it."""
 
@@ -316,10 +319,11 @@ def attribute(
     own : Evidence
         That of the deployment.
     """
+    kinds = _distinguishable(own)
     found = [(Suspect(NOTHING, "", NOTHING, NO_CHANGE), np.log(NO_CHANGE))]
-    share = np.log((1.0 - NO_CHANGE) / (len(groups) * (len(KINDS) + 1)))
+    share = np.log((1.0 - NO_CHANGE) / (len(groups) * (len(kinds) + 1)))
     for (level, name), members in groups.items():
-        for kind, terms in KINDS.items():
+        for kind, terms in kinds.items():
             log_evidence, interval = _common_factor([each.along(terms) for each in members])
             found.append((Suspect(level, name, kind, np.nan, *interval), share + log_evidence))
         log_evidence = sum(each.log_bayes_factor() for each in members)
@@ -332,6 +336,20 @@ def attribute(
         float(np.exp(own.noise[1])),
         own.n_rows,
     )
+
+
+def _distinguishable(own: Evidence) -> dict[str, tuple[str, ...]]:
+    """Kinds that the rows could tell from no change and from each other.
+
+    A term that no row has (a log without contexts, a model without the term) is no explanation.
+    """
+    seen = [term for term in TERMS if own.along([term])[1] * max(FACTOR_SPREADS) ** 2 > INERT]
+    kinds: dict[str, tuple[str, ...]] = {}
+    for kind, terms in KINDS.items():
+        left = tuple(term for term in terms if term in seen)
+        if left and left not in kinds.values():
+            kinds[kind] = left
+    return kinds
 
 
 def _common_factor(

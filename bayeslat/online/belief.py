@@ -125,7 +125,7 @@ class Belief:
             weights, k = array_stats.psislw(-raw)
             effective = 1.0 / np.exp(2.0 * weights).sum()
             pareto_k = float(k) if effective >= LEAST_SHARE * raw.size else np.inf
-        if pareto_k > largest_pareto_k(raw.size):
+        if not pareto_k <= largest_pareto_k(raw.size):  # a NaN is no trust
             return replace(self, pareto_k=pareto_k)
         return replace(
             self,
@@ -134,6 +134,10 @@ class Belief:
             n_seen=n_seen,
             pareto_k=pareto_k,
         )
+
+    def revived(self) -> Self:
+        """The same weights, to be moved again by rows to come, though others had exhausted them."""
+        return self if self.trusted else replace(self, pareto_k=-np.inf)
 
     def picked(self, n: int) -> NDArray[np.int64]:
         """Which draws stand for the belief as `n` equally weighted ones (systematic resampling)."""

@@ -15,10 +15,10 @@ class Event:
     ----------
     kind : str
         "warning", "drift": a detector spoke. "continued": it spoke again while the deployment was
-        still being adapted: the change goes on. "accepted", "rejected": a refit was judged on rows
-        held back from it. "carried": a deployment follows others that share its GPU or LLM.
-        "settled": the new regime
-        is no longer new. "rollback": an earlier version was taken back.
+        still being adapted: the change goes on. "dismissed": rows since say that nothing has
+        moved. "accepted", "rejected": a candidate was judged on rows held back from it. "carried":
+        a deployment follows others that share its GPU or LLM. "settled": a new regime is no longer
+        new. "rollback": an earlier belief was taken back.
     deployment : str
         Label of the deployment.
     n_seen : int

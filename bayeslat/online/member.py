@@ -23,28 +23,36 @@ VERSIONS_KEPT: Final = 3
 
 @dataclass(frozen=True)
 class Regime:
-    """Since when rows are of one law, and what of the base it has changed.
+    """Rows of one law, and what of the base it has changed.
 
     Parameters
     ----------
     since : int
-        Number of its first row among those of the deployment.
+        Number of its first row among those of the deployment that were looked at.
     since_order : int
-        The same among those of the fleet.
+        Number of its first row among those of the fleet.
+    changed : bool
+        Whether it is another law than the base's.
     kinds : tuple of str, optional
-        Kinds of change, relative to the base, that the belief allows for; none in the base's own
-        regime. None before the first refit.
+        Kinds of change, relative to the base, that its belief allows for. None where a regime has
+        begun and waits for rows.
     learnt : int
-        Rows of the regime when the belief was last taken anew, or that was tried.
+        Rows of the regime when its belief was last taken anew, or that was tried.
     attribution : Attribution, optional
-        What has changed, and whose; None in the base's own regime.
+        What has changed, and whose.
     """
 
     since: int = 0
     since_order: int = 0
+    changed: bool = False
     kinds: tuple[str, ...] | None = ()
     learnt: int = 0
     attribution: Attribution | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the belief in force is known to be wrong, and rows are waited for."""
+        return self.kinds is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +79,13 @@ class Member:
         Recent rows.
     n_seen : int
         Rows seen in all.
+    n_looked : int
+        Rows of them that were looked at: all, unless one call brought very many.
     version : int
-        Rises with every belief that is taken into force; reweighting is none.
+        Rises with every belief that is taken into force, and when reweighting has moved one by
+        much.
+    shown : float
+        Effective share of the draws when the version last rose.
     level : {"quiet", "warning", "drift", "adapting"}
         "drift" from an alarm to the first refit, "adapting" until few rows are no longer all there
         are of the regime.
@@ -80,8 +93,10 @@ class Member:
         The detector's, after the last block, relative to what it takes for an alarm.
     regime : Regime
         The regime of the rows.
+    in_force : Regime
+        The regime that the belief is of: another than that of the rows from an alarm to a refit.
     earlier : tuple of (Belief, Regime)
-        Beliefs that were in force before, the newest first.
+        Beliefs that were in force before, with their regimes, the newest first.
     """
 
     deployment: Deployment
@@ -93,10 +108,13 @@ class Member:
     monitor: Monitor
     rows: Rows = field(default_factory=Rows.empty)
     n_seen: int = 0
+    n_looked: int = 0
     version: int = 0
+    shown: float = 1.0
     level: Level | str = "quiet"
     evidence: float = 0.0
     regime: Regime = field(default_factory=Regime)
+    in_force: Regime = field(default_factory=Regime)
     earlier: tuple[tuple[Belief, Regime], ...] = ()
 
     @property
@@ -116,5 +134,5 @@ class Member:
 
     @property
     def regime_rows(self) -> int:
-        """Rows of the present regime that were seen, kept or not."""
-        return self.n_seen - self.regime.since
+        """Rows of the present regime that were looked at, kept or not."""
+        return self.n_looked - self.regime.since

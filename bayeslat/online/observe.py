@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,12 @@ __all__ = ["observe", "rollback", "start"]
 
 type Array = NDArray[np.float64]
 
+MUCH: Final = 0.5
+"""Share to which reweighting brings the effective draws of a belief before that is a version."""
+
+LEAST_DRAWS: Final = 100
+"""Draws that a posterior has to have: they are the prior of every refit."""
+
 
 def start(fleet: FleetPosterior, settings: OnlineSettings | None = None) -> OnlineState:
     """Begin to keep a fitted fleet true.
@@ -43,9 +49,19 @@ def start(fleet: FleetPosterior, settings: OnlineSettings | None = None) -> Onli
     -------
     OnlineState
         Before any row.
+
+    Raises
+    ------
+    InputError
+        For a posterior of too few draws, or a detector that is none.
     """
     settings = settings or OnlineSettings()
     base = fleet.thin(settings.draws)
+    n_draws = base.draws(base.deployments[0]).n_draws
+    if n_draws < LEAST_DRAWS:
+        raise InputError(
+            f"got a posterior of {n_draws} draws, expected at least {LEAST_DRAWS}; fit with more"
+        )
     detection = _detector(settings).start()
     members: list[Member] = []
     for deployment in fleet.deployments:
@@ -97,13 +113,16 @@ def observe(state: OnlineState, steps: Observations | pd.DataFrame) -> OnlineSta
     strangers = {
         deployment.label: int(np.sum(steps.deployment_index == position))
         for position, deployment in enumerate(steps.deployments)
-        if deployment not in known
+        if deployment not in known and np.any(steps.deployment_index == position)
     }
     state = replace(state, unknown=_added(state.unknown, strangers))
     parts, n_repeated = _arrived(state, steps)
     if n_repeated:
         state = replace(state, quarantine=_added(state.quarantine, {"duplicate": n_repeated}))
-    looked_at = {each: _thinned(part, state.settings.rows_per_call) for each, part in parts.items()}
+    looked_at = {
+        each: _thinned(part, state.settings.rows_per_call, state.of(each).n_looked)
+        for each, part in parts.items()
+    }
     for blocks in _rounds(looked_at, state.settings.block):
         for deployment, rows in blocks.items():
             member, happened = _taken_in(state, state.of(deployment), rows)
@@ -117,7 +136,9 @@ def observe(state: OnlineState, steps: Observations | pd.DataFrame) -> OnlineSta
                 state, happened = calmed(state, member)
             events += happened
     for deployment, part in parts.items():
-        state = state.with_member(replace(state.of(deployment), n_seen=int(part.arrival[-1]) + 1))
+        member = state.of(deployment)
+        skipped = len(part) - len(looked_at[deployment])
+        state = state.with_member(replace(member, n_seen=member.n_seen + skipped))
     n_seen = state.n_seen + sum(map(len, parts.values()))
     return replace(state, n_seen=n_seen, events=tuple(events))
 
@@ -139,13 +160,16 @@ def rollback(state: OnlineState, deployment: Deployment) -> OnlineState:
             " of which an earlier belief is kept; nothing has been taken over that could be taken"
             " back"
         )
-    (belief, regime), *rest = member.earlier
+    (belief, law), *rest = member.earlier
+    law = replace(law, since=member.n_looked, since_order=state.n_seen, learnt=0)
     back = replace(
         member,
-        belief=belief,
-        regime=replace(regime, kinds=regime.kinds or ()),
+        belief=belief.revived(),
+        regime=law,
+        in_force=law,
         version=member.version + 1,
         level="quiet",
+        evidence=0.0,
         detection=state.detector.start(),
         earlier=tuple(rest),
     )
@@ -175,12 +199,12 @@ def _arrived(state: OnlineState, steps: Observations) -> tuple[dict[Deployment, 
         if member.deployment not in steps.deployments:
             continue
         part = steps.for_deployment(member.deployment)
-        rows = Rows.of(part, arrival=member.n_seen, order=np.zeros(len(part), dtype=np.int64))
+        rows = Rows.of(part, arrival=0, order=np.zeros(len(part), dtype=np.int64))
         repeated = rows.repeated(member.rows)
         n_repeated += int(repeated.sum())
         rows = rows[~repeated]
         if len(rows):
-            found[member.deployment] = replace(rows, arrival=member.n_seen + np.arange(len(rows)))
+            found[member.deployment] = rows
     if not found:
         return {}, n_repeated
     counts = [len(rows) for rows in found.values()]
@@ -194,10 +218,11 @@ def _arrived(state: OnlineState, steps: Observations) -> tuple[dict[Deployment, 
     return {each: replace(rows, order=own) for (each, rows), own in numbered}, n_repeated
 
 
-def _thinned(rows: Rows, most: int) -> Rows:
-    """At most so many rows, evenly spaced."""
+def _thinned(rows: Rows, most: int, n_looked: int) -> Rows:
+    """At most so many rows, evenly spaced, numbered among those that are looked at."""
     stride = -(-len(rows) // most)
-    return rows if stride == 1 else rows[stride - 1 :: stride]
+    chosen = rows if stride == 1 else rows[stride - 1 :: stride]
+    return replace(chosen, arrival=n_looked + np.arange(len(chosen)))
 
 
 def _rounds(parts: Mapping[Deployment, Rows], size: int) -> Iterator[dict[Deployment, Rows]]:
@@ -214,37 +239,48 @@ def _rounds(parts: Mapping[Deployment, Rows], size: int) -> Iterator[dict[Deploy
 def _taken_in(state: OnlineState, member: Member, rows: Rows) -> tuple[Member, list[Event]]:
     """One block of one deployment: score, detect, keep, reweigh."""
     scores = score(member.belief, rows, tolerance=state.settings.tolerance)
-    before, n_seen = member.n_seen, int(rows.arrival[-1]) + 1
-    member = replace(member, monitor=member.monitor.update(scores), n_seen=n_seen)
-    member = _learnt(member, rows, n_seen - before, state.settings)
+    member = replace(
+        member,
+        monitor=member.monitor.update(scores),
+        n_seen=member.n_seen + len(rows),
+        n_looked=member.n_looked + len(rows),
+    )
+    member = _learnt(member, rows, state.settings)
     member, events = _watched(state, member, rows, scores)
     settled_member, ended = settled(member)
     return settled_member, events + ended
 
 
-def _learnt(member: Member, rows: Rows, n_new: int, settings: OnlineSettings) -> Member:
-    """Keep rows, as many as there is room for, and reweigh; `n_new` more have been seen."""
-    joined = member.rows.joined(rows)
+def _learnt(member: Member, rows: Rows, settings: OnlineSettings) -> Member:
+    """Keep rows, as many as there is room for, and reweigh."""
+    joined, before = member.rows.joined(rows), member.belief
     kept = joined.kept(settings.window)
-    member, before = replace(member, rows=joined[kept]), member.belief
+    if member.regime.waits:  # rows that are waited for have room in any case
+        kept |= joined.arrival >= member.regime.since
+    member = replace(member, rows=joined[kept])
     if not before.trusted:
         return member
-    gone = joined[~kept & (joined.arrival >= member.regime.since)]
+    counted = (joined.arrival >= member.in_force.since) & (joined.arrival < before.n_seen)
+    gone, n_seen, decay = joined[~kept & counted], member.n_looked, settings.decay
 
     def likelihood(rows: Rows) -> Array:
-        n_seen, decay = member.n_seen, settings.decay
         return discounted_likelihood(before.draws, rows, n_seen=n_seen, decay=decay)
 
-    news = likelihood(rows) - likelihood(gone)
-    belief = before.updated(news, n_seen=member.n_seen, aged=settings.decay**n_new)
-    return replace(member, belief=belief)
+    aged = decay ** (n_seen - before.n_seen)
+    stays = rows[kept[-len(rows) :]]
+    belief = before.updated(likelihood(stays) - likelihood(gone), n_seen=n_seen, aged=aged)
+    member = replace(member, belief=belief)
+    share = belief.effective_draws / belief.draws.n_draws
+    if share < MUCH * member.shown:
+        member = replace(member, version=member.version + 1, shown=share)
+    return member
 
 
 def _watched(
     state: OnlineState, member: Member, rows: Rows, scores: Any
 ) -> tuple[Member, list[Event]]:
     """Let the detector see a block; an alarm begins a regime."""
-    if member.regime.kinds is None:  # the belief is known to be wrong, and waits for rows
+    if member.regime.waits:
         return member, []
     memory, verdict = state.detector.update(member.detection, scores)
     member = replace(member, detection=memory, evidence=verdict.evidence)
@@ -261,17 +297,16 @@ def _watched(
 
 def _alarmed(member: Member, rows: Rows, verdict: Any) -> tuple[Member, list[Event]]:
     """Begin a regime at the row from which on a change seems to have happened."""
-    known = member.rows.arrival[member.rows.arrival <= rows.arrival[verdict.row]]
-    first = int(np.sort(known)[-min(max(verdict.since, 1), known.size)])
-    first = max(first, member.regime.since)
+    alarm = int(rows.arrival[verdict.row])
+    first = max(alarm + 1 - max(verdict.since, 1), member.regime.since)
     since = member.rows.arrival >= first
     order = int(member.rows.order[since].min()) if since.any() else int(rows.order[-1])
     kind = "continued" if member.level == "adapting" else "drift"
-    regime = Regime(since=max(first, 1), since_order=order, kinds=None)
+    regime = Regime(since=first, since_order=order, changed=True, kinds=None)
     changed = replace(member, level="drift", regime=regime)
     details = {
         "kind": verdict.kind,
-        "row": int(rows.arrival[verdict.row]),
+        "row": alarm,
         "since": first,
         "evidence": verdict.evidence,
     }

@@ -36,6 +36,9 @@ __all__ = ["Refit", "refit"]
 type Array = NDArray[np.float64]
 
 CHAINS: Final = 50
+LEAST_EACH: Final = 20
+"""Draws that each chain gives, at least: fewer chains where few draws are asked for."""
+
 SETTLING: Final = 16
 """Transitions of each chain before its first draw."""
 
@@ -213,7 +216,8 @@ def _walk(
     posterior: _Posterior, mode: Array, root: Array, n_draws: int, rng: np.random.Generator
 ) -> tuple[Array, float]:
     """Draws of y, shape (draw, dim), and how many they are worth."""
-    z: Any = jnp.asarray(rng.standard_normal((CHAINS, mode.size)))
+    chains = max(min(CHAINS, n_draws // LEAST_EACH), 2)
+    z: Any = jnp.asarray(rng.standard_normal((chains, mode.size)))
     step = STEP
 
     def move(z: Any) -> tuple[Any, float]:
@@ -229,7 +233,7 @@ def _walk(
     found, effective = np.empty(0), 0.0
     for _ in range(MAX_ROUNDS):
         kept = []
-        for _ in range(-(-n_draws // CHAINS)):
+        for _ in range(-(-n_draws // chains)):
             z, _ = move(z)
             kept.append(np.asarray(z))
         found = np.stack(kept, axis=1)

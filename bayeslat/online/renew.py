@@ -70,8 +70,11 @@ def renew(state: OnlineState, steps: Observations | None = None, **fit_options: 
             n_seen=old.n_seen,
             version=old.version + 1,
             monitor=old.monitor.counted(accepted=1),
+            n_looked=old.n_looked,
             # The base has learnt from the rows: none of them may count once more.
-            regime=Regime(learnt=old.n_seen),
+            regime=Regime(old.n_looked, state.n_seen),
+            in_force=Regime(old.n_looked, state.n_seen),
+            belief=replace(fresh.of(old.deployment).belief, n_seen=old.n_looked),
         )
         for old in state.members
     )

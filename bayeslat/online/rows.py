@@ -37,7 +37,7 @@ class Rows:
     Parameters
     ----------
     arrival : array of int
-        Number of the row among those of its deployment, from 0.
+        Number of the row among those of its deployment that were looked at, from 0.
     order : array of int
         Number of the row among those of the fleet, from 0.
     timestamp : array

@@ -55,4 +55,6 @@ def _weights_before(log_density: Array) -> Array:
 
 def _log_mean(log_values: Array, weights: Array) -> Array:
     top = log_values.max(axis=0)
-    return top + np.log((weights * np.exp(log_values - top)).sum(axis=0))
+    mean = (weights * np.exp(log_values - top)).sum(axis=0)
+    # The draw of the highest density may have lost all its weight to the rows before.
+    return top + np.log(np.maximum(mean, np.finfo(float).tiny))

@@ -1,8 +1,6 @@
 """How a posterior is kept true: the settings of online adaptation."""
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 from bayeslat.errors import InputError
 
@@ -26,7 +24,8 @@ class OnlineSettings:
     pull : float
         Power of the base posterior where it is the prior; 1 is Bayes' rule, 0.5 half as sure of it.
     tolerance : float
-        Relative error of a predicted latency that counts as no drift.
+        Relative error of a predicted latency that counts as no drift (page-hinkley and adwin, which
+        look at ranks alone, know none).
     false_alarms : float
         Admitted false alarms an observation, as long as nothing changes.
     detector : str
@@ -68,13 +67,3 @@ class OnlineSettings:
         for fine, name, expected in checks:
             if not fine:
                 raise InputError(f"got {name}={getattr(self, name)!r}, expected {expected}")
-
-    def to_json(self) -> str:
-        """The settings as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote."""
-        values: dict[str, Any] = json.loads(text)
-        return cls(**values)

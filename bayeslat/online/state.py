@@ -110,11 +110,11 @@ class OnlineState:
         Deployments whose rows have moved nothing are as the base has them. What is pooled over the
         fleet (effects and scales) is the base's in any case.
         """
-        tree = self.base.tree.copy()
+        tree, tempered = self.base.tree.copy(), self.settings.pull != 1.0
         moved = {
             position: member.belief.even
             for position, member in enumerate(self.members)
-            if member.belief.even is not self.base.draws(member.deployment)
+            if member.version or np.ptp(member.belief.log_weights) > 0.0 or tempered
         }
         if moved:
             tree["posterior"] = xr.DataTree(_with_draws(self.base.posterior, moved))

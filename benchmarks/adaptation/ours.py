@@ -67,10 +67,10 @@ class Online:
     def _held_against(self, deployment: Deployment, rows: pd.DataFrame) -> float:
         """What the detector says of new rows: a state keeps its memory and not its verdict."""
         member, own = self.state.of(deployment), of_deployment(rows, deployment)
-        if member.regime.kinds is None or own.empty:  # it waits for rows, and does not look
+        if member.regime.waits or own.empty:  # it waits for rows, and does not look
             return np.nan
         steps = bl.validate_steps(own)
-        block = Rows.of(steps, arrival=member.n_seen, order=np.arange(len(steps)))
+        block = Rows.of(steps, arrival=member.n_looked, order=np.arange(len(steps)))
         scores = score(member.belief, block, tolerance=self.state.settings.tolerance)
         return self.state.detector.update(member.detection, scores)[1].evidence
 

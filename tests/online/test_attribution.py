@@ -165,6 +165,16 @@ def test_another_llm_behind_the_name_is_more_than_a_factor(fleet, steps):
     assert found.suspects[0].kind == EVERYTHING
 
 
+def test_what_no_row_has_is_no_explanation(fleet, steps):
+    """A log without contexts cannot blame them, nor tell the memory from the floor."""
+    one = one_of(fleet, steps, 0)
+    rows = replace(one.rows[:60], context_tokens=np.zeros(60))
+    own = evidence(one.base, one.layout, one.draws, rows)
+    found = attribute("x", {("deployment", "x"): [own]}, own)
+    assert not {"context", "memory"} & set(found.kinds)
+    assert "floor" in found.kinds
+
+
 def test_an_attribution_is_plain_values_in_json(fleet, steps):
     found = explained(fleet, steps, lambda one, _: 1.0, n=20)
     content = found.to_dict()

@@ -78,7 +78,7 @@ def test_a_slower_gpu_is_found_named_and_followed(begun, two):
     assert "accepted" in kinds
     for member in alarmed:
         assert member.deployment.gpu == "H100-80GB"
-        assert member.regime.since >= 30
+        assert member.regime.since >= 30 and member.in_force == member.regime
         terms = member.regime.attribution.terms
         assert max(terms.values()) > 0.95
         # Within a few per cent of the truth on rows to come.
@@ -120,7 +120,8 @@ def test_a_deployment_without_rows_follows_its_gpu(begun, steps):
         each.fleet.latency("H100-80GB", "llama-70b", **query).median() for each in (state, begun)
     )
     assert 1.18 < np.median(after / before) < 1.32
-    assert silent.version == 1 and rows.version == 0
+    assert silent.version >= 1 and rows.version == 0
+    assert silent.regime.changed and silent.in_force == silent.regime
     assert silent.regime.kinds[0] in KINDS
 
 
@@ -183,8 +184,14 @@ def test_a_rollback_takes_the_last_belief_back(begun, two):
     back = online.rollback(state, member.deployment)
     now = back.of(member.deployment)
     assert now.version == member.version + 1
-    assert now.belief is member.earlier[0][0]
+    np.testing.assert_array_equal(now.belief.log_weights, member.earlier[0][0].log_weights)
+    assert now.belief.draws is member.earlier[0][0].draws
     assert [event.kind for event in back.events] == ["rollback"]
+    # Rows to come are those of the belief that is back.
+    assert now.regime == now.in_force
+    assert now.regime.since == now.n_looked and not now.regime.changed
+    after = online.observe(back, two.iloc[300:330])
+    assert after.of(member.deployment).belief.trusted
     with pytest.raises(bl.InputError, match="earlier belief"):
         online.rollback(begun, member.deployment)
     with pytest.raises(bl.UnknownDeploymentError):
@@ -198,7 +205,9 @@ def test_of_a_backlog_evenly_spaced_rows_are_looked_at_and_all_are_counted(fleet
     member = next(each for each in state.members if each.n_seen)
     assert member.n_seen == state.n_seen == 450
     assert member.monitor.n == len(member.rows) == 90
-    assert np.diff(member.rows.arrival).tolist() == [5] * 89
+    assert member.n_looked == 90
+    wanted = own["latency_ms"].to_numpy()[4::5]
+    np.testing.assert_array_equal(member.rows.latency_ms, wanted)
 
 
 def test_a_window_keeps_the_newest_rows(fleet, two):
@@ -244,11 +253,20 @@ def test_settings_that_cannot_be_get_one_line(wrong):
     assert "\n" not in str(caught.value)
 
 
+def test_a_posterior_of_few_draws_gets_one_line(fleet):
+    with pytest.raises(bl.InputError, match="at least 100"):
+        online.start(fleet.thin(40))
+
+
+def test_a_fleet_that_has_fewer_draws_than_asked_for_is_kept_true(fleet, two):
+    """Refits give as many draws as the fleet has, so that all fit into one posterior."""
+    state = online.start(fleet.thin(300))
+    state = online.observe(state, slowed(two.iloc[:160], True, 1.3))
+    assert state.version
+    for deployment in state.deployments:
+        assert state.fleet.draws(deployment).n_draws == 300
+
+
 def test_an_unknown_detector_gets_one_line(fleet):
     with pytest.raises(bl.InputError, match="detector"):
         online.start(fleet, online.OnlineSettings(detector="crystal-ball"))
-
-
-def test_settings_survive_json():
-    settings = online.OnlineSettings(decay=0.99, window=None)
-    assert online.OnlineSettings.from_json(settings.to_json()) == settings
