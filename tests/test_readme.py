@@ -10,6 +10,7 @@ import pytest
 import typer
 
 import bayeslat
+from bayeslat import online
 from bayeslat.cli import app
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -20,7 +21,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def test_examples_are_short_and_have_their_output() -> None:
-    assert len(EXAMPLES) == len(OUTPUTS) == 3
+    assert len(EXAMPLES) == len(OUTPUTS) == 4
     assert all(len(example.strip().splitlines()) <= 12 for example in EXAMPLES)
 
 
@@ -33,6 +34,9 @@ def test_examples_are_short_and_have_their_output() -> None:
         ("latency", bayeslat.LatencyDistribution),
         ("served", bayeslat.ServedDeployment),
         ("gate", bayeslat.Gate),
+        ("online", online),
+        ("runner", online.OnlineRunner),
+        ("state", online.OnlineState),
     ],
 )
 def test_every_name_in_the_readme_exists(prefix: str, owner: object) -> None:

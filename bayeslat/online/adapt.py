@@ -285,8 +285,8 @@ def _attributed(state: OnlineState, member: Member) -> Attribution:
     """What has changed of a deployment, from its rows and those of all others since then."""
     related = {}
     for each in state.members:
-        if each is not member and each.in_force.changed and _is_before(each, member):
-            continue  # it is no longer what the base says, for a reason of its own
+        if each is not member and each.in_force.changed and each.level == "quiet":
+            continue  # it has long been other than the base, for a reason of its own
         rows = each.rows[each.rows.order >= member.regime.since_order][-EVIDENCE_ROWS:]
         if each is member or len(rows):
             related[each.deployment] = evidence(each.base, state.layout, each.base_draws, rows)
@@ -369,11 +369,6 @@ def _moved_by(state: OnlineState, member: Member, suspect: Suspect, *, source: R
     since = int(rows.arrival[0]) if len(rows) else n_seen
     regime = Regime(since, source.since_order, changed=True, kinds=(suspect.kind,))
     return _in_force(state, replace(member, level="adapting"), belief, regime)
-
-
-def _is_before(one: Member, other: Member) -> bool:
-    """Whether the change of one deployment came before that of another."""
-    return one.in_force.since_order < other.regime.since_order
 
 
 def _event(kind: str, member: Member, **details: object) -> Event:
