@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,8 @@ class StandInFleet:
 
     n_seen: int
 
-    @property
-    def tree(self):
-        return self
-
-    def to_netcdf(self, *, engine):
-        return f"{engine} {self.n_seen}".encode()
+    def save(self, path):
+        write_whole(Path(path), f"h5netcdf {self.n_seen}".encode())
 
 
 @dataclass(frozen=True)
@@ -93,13 +89,13 @@ def stand_in_observe(state, steps):
 
 
 def stand_in_save(state, path, extra=None):
-    content = {"seen": state.seen, "settings": state.settings.to_json(), "extra": extra}
+    content = {"seen": state.seen, "settings": asdict(state.settings), "extra": extra}
     write_whole(Path(path), json.dumps(content).encode())
 
 
 def stand_in_load(path):
     content = read_state(path)
-    state = StandIn(OnlineSettings.from_json(content["settings"]), tuple(content["seen"]))
+    state = StandIn(OnlineSettings(**content["settings"]), tuple(content["seen"]))
     return replace(state, version=len(state.seen) // SWAP_EVERY, quarantine={}, unknown={})
 
 
@@ -246,7 +242,7 @@ def test_the_end_may_be_the_start(run, stand_in, log):
 def test_settings_reach_the_state(run, stand_in, log):
     code, _, err = run(*once(log, "--decay", 0.99, "--window", 300, "--detector", "ks"))
     assert code == 0, err
-    settings = OnlineSettings.from_json(read_state("watch.state")["settings"])
+    settings = OnlineSettings(**read_state("watch.state")["settings"])
     assert (settings.decay, settings.window, settings.detector) == (0.99, 300, "ks")
     assert run(*once(log))[0] == 0
     refused(run(*once(log, "--decay", 0.5)), about="--decay")

@@ -360,7 +360,7 @@ def test_a_header_names_no_other_code(classes: Any) -> None:
 
 
 def test_a_settings_file_with_impossible_settings_is_refused() -> None:
-    node = [0, 1, 100, 1.0, None, 1.0, 0.05, 1e-5, "e-process", 5, 0]  # one draw alone
+    node = [0, 1, 100, 1.0, None, 1.0, 0.05, 1e-5, "e-process", 5, 500, 0]  # one draw alone
     content = spoiled_header(OnlineSettings(), objects=[node])
     with pytest.raises(PosteriorFileError, match="draws=1"):
         decode(content, "odd")

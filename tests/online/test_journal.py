@@ -1,13 +1,14 @@
 """What was acknowledged is on the disk under its number, and nothing else is."""
 
+import os
 from pathlib import Path
 
 import pytest
 from stand_ins import CHIP, batch
 
+from bayeslat import storage
 from bayeslat.errors import InputError, PosteriorFileError
 from bayeslat.observations import Observations
-from bayeslat.online import files
 from bayeslat.online.files import save_value
 from bayeslat.online.journal import Entry, Journal, JournalError, read_entry
 
@@ -78,11 +79,11 @@ def test_a_full_disk_keeps_nothing_of_an_entry(
 
     with Journal(tmp_path) as journal:
         with monkeypatch.context() as patch:
-            patch.setattr(files.os if call == "fsync" else Path, call, full)
+            patch.setattr(os if call == "fsync" else Path, call, full)
             with pytest.raises(JournalError, match="nothing of them was acknowledged"):
                 journal.append(Entry(steps=batch(1)))
         with monkeypatch.context() as patch:
-            patch.setattr(files, "_sync_folder", full)
+            patch.setattr(storage, "_sync_folder", full)
             with pytest.raises(JournalError, match="No space left on device"):
                 journal.append(Entry(steps=batch(1)))
         assert journal.numbers == []
