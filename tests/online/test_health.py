@@ -117,6 +117,6 @@ def test_false_alarms_stay_within_their_level_over_all_looks() -> None:
 
 @pytest.mark.slow
 def test_false_alarms_stay_within_their_level_over_many_looks() -> None:
-    n_runs = 200
-    found = sum(ever_found(5000 + run, 200) for run in range(n_runs))
+    n_runs = 60
+    found = sum(ever_found(5000 + run, 60) for run in range(n_runs))
     assert found <= LEVEL * n_runs + 3.0 * np.sqrt(LEVEL * (1.0 - LEVEL) * n_runs)
