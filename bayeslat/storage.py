@@ -1,13 +1,13 @@
 """Posteriors on disk: netCDF files that are written all or nothing and read with care."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 import xarray as xr
 
 from bayeslat.errors import InputError, PosteriorFileError
+from bayeslat.observations.files import replacing
 from bayeslat.schema import SCHEMA_VERSION
 
 __all__ = ["load_tree", "save_tree", "write_whole"]
@@ -49,23 +49,21 @@ def write_whole(path: Path, content: bytes) -> None:
     PosteriorFileError
         It cannot be written; then the file is what it was before.
     """
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        beside = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.chmod(0o644)  # temporary files are born private
-            beside.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as fault:
+        replacing(path, write)
+        _sync_folder(path.parent)
+    except (OSError, InputError) as fault:
+        why = getattr(fault, "strerror", None) or fault
         raise PosteriorFileError(
-            f"got {path}, which cannot be written ({fault.strerror or fault}), expected room in a"
-            " folder that exists; make room or choose another folder"
+            f"got {path}, which cannot be written ({why}), expected room in a folder that exists;"
+            " make room or choose another folder"
         ) from fault
 
 

@@ -158,11 +158,6 @@ class Gaussian:
         """The density to a power."""
         return replace(self, covariance=self.covariance / power)
 
-    def log_density(self, x: Array) -> Array:
-        """Log density of vectors up to its constant, shape (draw,)."""
-        white = np.linalg.solve(np.linalg.cholesky(self.covariance), (x - self.mean).T)
-        return -0.5 * np.square(white).sum(axis=0)
-
 
 def moments(x: Array) -> Gaussian:
     """The normal distribution with the mean and covariance of vectors, shape (draw, dim)."""

@@ -58,11 +58,7 @@ class AdaptiveWindow:
 
     def start(self, reference: Scores | None = None) -> Contents:
         """Empty windows; reference rows are ranked among only."""
-        memory = Contents.empty(location=b"", outer=b"")
-        if reference is None:
-            return memory
-        checked(reference)
-        return memory.ranked(reference, tolerance=0.0, spreads=0.0, seed=self.seed)[0]
+        return Contents.empty(location=b"", outer=b"").shown(reference, seed=self.seed)
 
     def update(self, memory: Contents, scores: Scores) -> tuple[Contents, Verdict]:
         """Add rows to the windows, one after the other, up to the first that is drift.

@@ -84,10 +84,7 @@ class PageHinkleyTest:
         fresh = self._river()
         sums, reached = np.array([getattr(fresh, name) for name in _SUMS]), np.zeros(2, np.int64)
         memory = Sums.empty(n=0.0, mean=0.0, sums=sums.astype(float), reached=reached)
-        if reference is None:
-            return memory
-        checked(reference)
-        return memory.ranked(reference, tolerance=0.0, spreads=0.0, seed=self.seed)[0]
+        return memory.shown(reference, seed=self.seed)
 
     def update(self, memory: Sums, scores: Scores) -> tuple[Sums, Verdict]:
         """Add rows to the sums, one after the other, up to the first at which drift is declared.

@@ -109,6 +109,13 @@ class Ranks:
         after = replace(widened, counts=counts, n_seen=self.n_seen + len(scores))
         return after, Ranked(*ranks)
 
+    def shown(self, reference: Scores | None, *, seed: int) -> Self:
+        """Rows of a reference to rank others among, and nothing else of them."""
+        if reference is None:
+            return self
+        checked(reference)
+        return self.ranked(reference, tolerance=0.0, spreads=0.0, seed=seed)[0]
+
     @property
     def known(self) -> NDArray[np.int64]:
         """Load levels of which enough rows have been seen to say how the model errs on them."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ __all__ = [
     "Happening",
     "Tracker",
     "from_quantiles",
+    "gathered",
 ]
 
 type Array = NDArray[np.float64]
@@ -144,3 +145,19 @@ def from_quantiles(median: Array, ratios: Array) -> Forecast:
     """
     low, high, p99 = np.quantile(ratios, LEVELS[1:])
     return Forecast(median, median * low, median * high, median * p99)
+
+
+def gathered[B: Any](belief: B, rows: pd.DataFrame) -> tuple[B, bool]:
+    """A belief with further rows, `window` at most, and whether a fit is due, every `every` rows.
+
+    Parameters
+    ----------
+    belief : dataclass
+        With the fields rows, window, every and waiting.
+    rows : pandas.DataFrame
+        The new rows.
+    """
+    kept = pd.concat([belief.rows, rows], ignore_index=True).tail(belief.window)
+    waiting = belief.waiting + len(rows)
+    due = waiting >= belief.every
+    return replace(belief, rows=kept, waiting=waiting % belief.every), due

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from adaptation.rivals.base import Forecast, from_quantiles
+from adaptation.rivals.base import Forecast, from_quantiles, gathered
 from contest.rivals.formula import HIGH, LOW, PARAMETERS, Fitter, Prior, predict
 
 __all__ = [
@@ -57,14 +57,13 @@ class SlidingWindow:
 
     def observe(self, rows: pd.DataFrame) -> Self:
         """The belief after these rows."""
-        kept = pd.concat([self.rows, rows], ignore_index=True).tail(self.window)
-        waiting = self.waiting + len(rows)
-        if waiting < self.every:
-            return replace(self, rows=kept, waiting=waiting)
+        held, due = gathered(self, rows)
+        if not due:
+            return held
         # A prior of no weight: the fit starts at its mean.
         start = Prior(self.theta, np.zeros((1, self.theta.size)))
-        theta = Fitter(with_context=True).fit(kept, start)
-        return replace(self, theta=theta, rows=kept, waiting=waiting % self.every)
+        theta = Fitter(with_context=True).fit(held.rows, start)
+        return replace(held, theta=theta)
 
     def predict(self, steps: pd.DataFrame) -> Forecast:
         """The formula, with the noise of the window."""
@@ -131,17 +130,14 @@ class Momentum:
 
     def observe(self, rows: pd.DataFrame) -> Self:
         """The belief after these rows."""
-        kept = pd.concat([self.rows, rows], ignore_index=True).tail(self.window)
-        waiting = self.waiting + len(rows)
-        if waiting < self.every:
-            return replace(self, rows=kept, waiting=waiting)
+        held, due = gathered(self, rows)
+        if not due:
+            return held
         own = self.settings
-        gradient = self._gradient(kept) + own.pull * self.curvature * (self.theta - self.base)
+        gradient = self._gradient(held.rows) + own.pull * self.curvature * (self.theta - self.base)
         velocity = own.momentum * self.velocity - own.rate * gradient / self.curvature
         theta = np.clip(self.theta + velocity, LOW, HIGH)
-        return replace(
-            self, theta=theta, velocity=velocity, rows=kept, waiting=waiting % self.every
-        )
+        return replace(held, theta=theta, velocity=velocity)
 
     def predict(self, steps: pd.DataFrame) -> Forecast:
         """The formula, with the noise of the latest rows."""

@@ -6,7 +6,7 @@ from typing import Final, Self
 import pandas as pd
 
 import bayeslat as bl
-from adaptation.rivals.base import Forecast
+from adaptation.rivals.base import Forecast, gathered
 from adaptation.rivals.fixed import forecast_of
 from bayeslat.schema import Deployment
 
@@ -42,12 +42,10 @@ class FullFit:
 
     def observe(self, rows: pd.DataFrame) -> Self:
         """The belief after these rows."""
-        kept = pd.concat([self.rows, rows], ignore_index=True).tail(self.window)
-        waiting = self.waiting + len(rows)
-        if waiting < self.every:
-            return replace(self, rows=kept, waiting=waiting)
-        fleet = bl.fit(kept, draws=DRAWS)
-        return replace(self, fleet=fleet, rows=kept, waiting=waiting % self.every)
+        held, due = gathered(self, rows)
+        if not due:
+            return held
+        return replace(held, fleet=bl.fit(held.rows, draws=DRAWS))
 
     def predict(self, steps: pd.DataFrame) -> Forecast:
         """What the posterior in force says of steps."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from adaptation.rivals.base import Forecast, from_quantiles
+from adaptation.rivals.base import Forecast, from_quantiles, gathered
 from adaptation.rivals.features import Features
 from adaptation.rivals.fixed import Fixed
 from bayeslat.schema import Deployment
@@ -116,12 +116,12 @@ class Refit:
         """The belief after these rows."""
         believed = self.base.median(self.deployment, rows)
         rows = rows.assign(log_ratio=np.log(rows["latency_ms"].to_numpy() / believed))
-        kept = pd.concat([self.rows, rows], ignore_index=True).tail(self.window)
-        waiting = self.waiting + len(rows)
-        if waiting < self.every:
-            return replace(self, rows=kept, waiting=waiting)
-        shift = shift_of(kept["log_ratio"].to_numpy(), kept, self.shift.features, self.noise)
-        return replace(self, rows=kept, shift=shift, waiting=waiting % self.every)
+        held, due = gathered(self, rows)
+        if not due:
+            return held
+        ratios = held.rows["log_ratio"].to_numpy()
+        shift = shift_of(ratios, held.rows, self.shift.features, self.noise)
+        return replace(held, shift=shift)
 
     def predict(self, steps: pd.DataFrame) -> Forecast:
         """What it believes of steps."""
