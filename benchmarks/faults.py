@@ -49,6 +49,11 @@ FLOOD: Final = 20_000
 
 FLOOD_BATCH: Final = 1_000
 
+SECOND: Final = 16_667
+"""Rows that come in a second at a million a minute."""
+
+SECONDS: Final = 60
+
 type Batches = list[pd.DataFrame]
 
 
@@ -339,6 +344,40 @@ def flood() -> list[str]:
         f" waited: {backlog:,}. The worker used {worked:.1f} s of processor time. At 1e6 rows a"
         f" minute such rows come in {needed:.1f} s: that takes {100 * worked / needed:.0f} % of a"
         f" core for the worker and {100 * own_kept / needed:.0f} % for the journal.",
+    ]
+
+
+def minute() -> list[str]:
+    """A million rows in a minute, as a collector sends them: those of each second at once."""
+    batches = stream(SECONDS, SECOND, slower=1.0)
+    waits, waiting, late = [], [], 0.0
+    with OnlineRunner(state_of_fleet(), waiting_rows=2_000_000) as runner:
+        runner.observe(stream(1, BATCH, slower=1.0, seed=12)[0])
+        runner.wait(WAIT)
+        pid = runner.worker_pid or 0
+        own, theirs = time.process_time(), cpu_seconds(pid)
+        begun = time.perf_counter()
+        with asked(runner) as queries:
+            for number, steps in enumerate(batches):
+                late = max(late, time.perf_counter() - begun - number)
+                time.sleep(max(0.0, begun + number - time.perf_counter()))
+                start = time.perf_counter()
+                runner.observe(steps)
+                waits.append(time.perf_counter() - start)
+                waiting.append(runner.waiting_rows)
+            own = time.process_time() - own
+            runner.wait(WAIT)
+            taken = time.perf_counter() - begun
+        worked = cpu_seconds(pid) - theirs
+        seen = runner.figures.n_seen - BATCH
+    sent = sum(map(len, batches))
+    print(waiting, file=sys.stderr)
+    return [
+        f"{sent:,} rows in batches of {SECOND:,}, one a second, at most {late:.1f} s late. Each was"
+        f" acknowledged within {np.median(waits):.2f} s (median; longest {max(waits):.2f});"
+        f" {seen:,} were taken in, {taken:.0f} s after the first was sent. Most rows that waited:"
+        f" {max(waiting):,}. The worker used {worked:.0f} s of processor time, the answering"
+        f" process {own:.0f} s, queries included: {queries.text()}.",
     ]
 
 

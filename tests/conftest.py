@@ -1,5 +1,8 @@
 """Settings and fixtures that every test shares."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +16,23 @@ if TYPE_CHECKING:
 
 jax.config.update("jax_enable_x64", True)
 matplotlib.use("Agg")
+
+COMPILED = "BAYESLAT_TESTS_COMPILED"
+"""Variable that names the folder of what is compiled once for all processes of a run."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share what JAX compiles: two thirds of the time of a first small fit."""
+    folder = os.environ.get(COMPILED)
+    if folder is None:
+        folder = os.environ[COMPILED] = tempfile.mkdtemp(prefix="bayeslat-compiled-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        config.add_cleanup(lambda: os.environ.pop(COMPILED))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    # With a bound JAX locks the folder: no process reads what another is still writing.
+    jax.config.update("jax_compilation_cache_max_size", 2**31)
+
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bayeslat.online.rows import Rows
 from bayeslat.predictive import DeploymentDraws
 
-__all__ = ["Belief", "discounted_likelihood", "largest_pareto_k"]
+__all__ = ["Belief", "discounted_likelihood", "largest_pareto_k", "picked"]
 
 type Array = NDArray[np.float64]
 
@@ -39,6 +39,13 @@ LEAST_SHARE: Final = 0.05
 def largest_pareto_k(n_draws: int) -> float:
     """Shape parameter up to which weights of so many draws are trusted (Vehtari et al., 2024)."""
     return min(1.0 - 1.0 / np.log10(n_draws), 0.7)
+
+
+def picked(log_weights: Array, n: int) -> NDArray[np.int64]:
+    """Which draws stand for weighted ones as `n` of equal weight (systematic resampling)."""
+    points = (np.arange(n) + 0.5) / n
+    pick = np.searchsorted(np.cumsum(np.exp(log_weights)), points)
+    return np.minimum(pick, log_weights.size - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,24 +146,18 @@ class Belief:
         """The same weights, to be moved again by rows to come, though others had exhausted them."""
         return self if self.trusted else replace(self, pareto_k=-np.inf)
 
-    def picked(self, n: int) -> NDArray[np.int64]:
-        """Which draws stand for the belief as `n` equally weighted ones (systematic resampling)."""
-        points = (np.arange(n) + 0.5) / n
-        pick = np.searchsorted(np.cumsum(np.exp(self.log_weights)), points)
-        return np.minimum(pick, self.draws.n_draws - 1)
-
     @cached_property
     def sample(self) -> DeploymentDraws:
         """A few equally weighted draws, to score rows with."""
         self.draws.tables()  # laid out once for all samples of these draws
-        return self.draws.take(self.picked(min(SCORING_DRAWS, self.draws.n_draws)))
+        return self.draws.take(picked(self.log_weights, min(SCORING_DRAWS, self.draws.n_draws)))
 
     @cached_property
     def even(self) -> DeploymentDraws:
         """As many equally weighted draws as the support has."""
         if np.ptp(self.log_weights) == 0.0:
             return self.draws
-        return self.draws.take(self.picked(self.draws.n_draws))
+        return self.draws.take(picked(self.log_weights, self.draws.n_draws))
 
 
 def discounted_likelihood(

@@ -1,7 +1,9 @@
 """A conditional refit: draws of one deployment's posterior, under a Gaussian prior, from its rows.
 
 Fisher's scoring finds the mode, and the expected information there the nearest normal distribution.
-Short chains of Hamiltonian Monte Carlo begin at its draws, in coordinates that it whitens.
+Mostly that is near enough for importance sampling from a distribution like it with longer tails
+(Rubin, 1988, "Using the SIR algorithm"). Where the weights say that it is not, short chains of
+Hamiltonian Monte Carlo begin at its draws, in coordinates that it whitens.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from bayeslat.inference.mode import climb
-from bayeslat.online.belief import Belief, discounted_likelihood
+from bayeslat.online.belief import Belief, discounted_likelihood, largest_pareto_k, picked
 from bayeslat.online.rows import Rows
 from bayeslat.online.rowwise import (
     RowData,
@@ -34,6 +36,16 @@ from bayeslat.predictive import DeploymentDraws
 __all__ = ["Refit", "refit"]
 
 type Array = NDArray[np.float64]
+
+PROPOSALS: Final = 4
+"""Proposals for each draw: enough for most draws to be of different ones."""
+
+TAILS: Final = 20
+"""Degrees of freedom of the proposals: their weights are bounded where the posterior's tails are
+normal, and few are wasted."""
+
+AT_ONCE: Final = 256
+"""Proposals whose densities are held in memory at once."""
 
 CHAINS: Final = 50
 LEAST_EACH: Final = 20
@@ -52,10 +64,10 @@ STEP_JITTER: Final = (0.7, 1.3)
 ACCEPTANCE: Final = 0.85
 
 LEAST_ESS: Final = 0.3
-"""Effective share of the draws, in the worst coordinate, below which the chains run on."""
+"""Effective share of the draws below which proposals are given up, and chains run on."""
 
 MAX_ROUNDS: Final = 4
-"""Runs of the chains, each as long as the draws need."""
+"""Sets of proposals, or runs of the chains, each as large as draws commonly need."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +79,8 @@ class Refit:
     belief : Belief
         Draws, with weights from all rows that count, those held back from the refit too.
     effective_draws : float
-        Least effective number of draws over the coordinates, before rows that were held back.
+        How many draws they are worth, before rows that were held back: of chains, the least over
+        the coordinates.
     n_rows : int
         Rows that the draws were taken with.
     """
@@ -116,7 +129,10 @@ def refit(
     mode = climb(posterior, np.zeros(layout.dim), np.ones(layout.dim, dtype=bool))
     precision = -posterior.derivatives(mode).hessian
     root = linalg.solve_triangular(np.linalg.cholesky(precision).T, np.eye(layout.dim))
-    y, effective = _walk(posterior, mode, root, n_draws, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    y, effective = _resampled(posterior, mode, root, n_draws, rng)
+    if not len(y):
+        y, effective = _walk(posterior, mode, root, n_draws, rng)
     draws = from_vectors(posterior.vectors(y), layout, like)
 
     def likelihood(rows: Rows) -> Array:
@@ -158,6 +174,10 @@ class _Posterior:
         value, gradient, hessian = _derivatives(self.layout, y, *self.arguments)
         return _Derivatives(float(value), np.asarray(gradient), np.asarray(hessian))
 
+    def log_densities(self, y: Array) -> Array:
+        """Log density of points of shape (point, dim), up to a constant; shape (point,)."""
+        return np.asarray(_log_posteriors(self.layout, y, *self.arguments))
+
     def vectors(self, y: Array) -> Array:
         """Vectors of points, each of shape (..., dim)."""
         return self._centre + y @ self._factor.T
@@ -168,6 +188,11 @@ def _log_posterior(
 ) -> Any:
     found = log_densities(layout, centre + factor @ y, data)
     return jnp.sum(weights * found) - 0.5 * jnp.sum(y * y)
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_posteriors(layout: Layout, y: Any, *arguments: Any) -> Any:
+    return jax.lax.map(lambda y: _log_posterior(layout, y, *arguments), y, batch_size=AT_ONCE)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -210,6 +235,29 @@ def _transition(
     steps = step * jax.random.uniform(of_step, z.shape[:1], minval=low, maxval=high)
     position, acceptance = jax.vmap(one)(jax.random.split(of_move, z.shape[0]), z, steps)
     return position, jnp.nan_to_num(acceptance).mean()
+
+
+def _resampled(
+    posterior: _Posterior, mode: Array, root: Array, n_draws: int, rng: np.random.Generator
+) -> tuple[Array, float]:
+    """Draws of y, shape (draw, dim), and how many they are worth: none if weights cannot tell."""
+    n, dim = PROPOSALS * n_draws, mode.size
+    y, log_ratio = np.empty((0, dim)), np.empty(0)
+    for n_rounds in range(1, MAX_ROUNDS + 1):
+        z = rng.standard_normal((n, dim)) / np.sqrt(rng.chisquare(TAILS, n) / TAILS)[:, None]
+        y = np.concatenate([y, mode + z @ root.T])
+        log_proposed = -0.5 * (TAILS + dim) * np.log1p(np.square(z).sum(axis=1) / TAILS)
+        log_ratio = np.concatenate([log_ratio, posterior.log_densities(y[-n:]) - log_proposed])
+        weights, pareto_k = array_stats.psislw(-log_ratio)
+        if not pareto_k <= largest_pareto_k(n):  # a NaN is no trust
+            break
+        of_weights = 1.0 / np.exp(2.0 * weights).sum()
+        effective = float(1.0 / (1.0 / of_weights + 1.0 / n_draws))
+        if effective >= LEAST_ESS * n_draws:
+            return y[picked(weights, n_draws)], effective
+        if of_weights * MAX_ROUNDS / n_rounds < LEAST_ESS * n_draws:  # no hope
+            break
+    return y[:0], 0.0
 
 
 def _walk(

@@ -21,8 +21,9 @@ def refitted(one, prior, rows, used=None, **options):
     return refit(prior, one.layout, one.draws, rows, used, **settings)
 
 
-def test_draws_are_those_of_nuts(one):
-    """The same density by numpyro: means and spreads agree within their Monte Carlo error."""
+@pytest.fixture(scope="module")
+def by_nuts(one):
+    """Prior, rows, and draws of their posterior by numpyro, shape (chain, draw, dim)."""
     changes = prior_of_change(one.layout, ("speed",), discrepancy_variance=0.0025)
     prior, rows = one.base.widened(changes), one.rows[:60]
     data, root = row_data(rows, one.draws), np.linalg.cholesky(prior.covariance)
@@ -33,8 +34,19 @@ def test_draws_are_those_of_nuts(one):
 
     settings = SamplerSettings(draws=400, tune=300, chains=4, seed=1)
     chains = SAMPLERS["numpyro"](log_density, one.layout.dim, settings).position
-    theirs = prior.mean + chains @ root.T
+    return prior, rows, prior.mean + chains @ root.T
+
+
+@pytest.mark.parametrize("way", ["importance sampling", "chains"])
+def test_draws_are_those_of_nuts(one, by_nuts, way, monkeypatch):
+    """Means and spreads agree within their Monte Carlo error."""
+    prior, rows, theirs = by_nuts
+    unused = "_walk" if way == "importance sampling" else "_resampled"
+    monkeypatch.setattr(
+        f"bayeslat.online.refit.{unused}", lambda *_: (np.empty((0, one.layout.dim)), 0.0)
+    )
     ours = to_vectors(refitted(one, prior, rows).belief.draws, one.layout)
+    assert len(ours) == 1000
     ess = np.array([float(az.ess(theirs[..., i])) for i in range(one.layout.dim)])
     assert ess.min() > 400
     flat = theirs.reshape(-1, one.layout.dim)
@@ -43,6 +55,23 @@ def test_draws_are_those_of_nuts(one):
     assert (np.abs(ours.mean(axis=0) - flat.mean(axis=0)) < 4.5 * error).all()
     log_ratio = np.log(ours.std(axis=0) / flat.std(axis=0))
     assert (np.abs(log_ratio) < 4.5 * np.sqrt(0.5 / ess + 0.5 / n_ours)).all()
+
+
+def test_weights_that_tell_nothing_leave_it_to_the_chains(one, by_nuts, monkeypatch):
+    """Proposals far from the posterior are given up, and the draws are those of the chains."""
+    prior, rows, _ = by_nuts
+    calls = []
+
+    def walk(posterior, mode, root, n_draws, rng):
+        calls.append(n_draws)
+        return mode + rng.standard_normal((n_draws, mode.size)) @ root.T, float(n_draws)
+
+    monkeypatch.setattr("bayeslat.online.refit._walk", walk)
+    refitted(one, prior, rows)
+    assert not calls
+    monkeypatch.setattr("bayeslat.online.refit.linalg.solve_triangular", lambda _, unit: 3.0 * unit)
+    refitted(one, prior, rows)
+    assert calls == [1000]
 
 
 def test_with_neutral_settings_a_refit_is_the_plain_posterior(one):

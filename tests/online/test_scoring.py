@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from bayeslat.online.belief import SCORING_DRAWS, Belief
+from bayeslat.online.belief import SCORING_DRAWS, Belief, picked
 from bayeslat.online.scoring import score
 
 
@@ -28,7 +28,7 @@ def test_every_row_is_scored_by_the_draws_as_all_earlier_rows_leave_them(one):
     belief = Belief.of(one.draws)
     log_density = one.draws.log_density(rows.latency_ms, rows.points)
     found = score(belief, rows, tolerance=0.0)
-    pick = belief.picked(SCORING_DRAWS)
+    pick = picked(belief.log_weights, SCORING_DRAWS)
     draws = one.draws.take(pick)
     for i in range(6):
         weights = special.softmax(log_density[pick][:, :i].sum(axis=1))
