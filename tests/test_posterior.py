@@ -141,7 +141,7 @@ def test_a_frontier_is_of_the_deployment(tiny_fleet):
             context_tokens=step.context_tokens,
         )  # fmt: skip
         assert step.p_exceeds.value == pytest.approx(latency.sf(step.sla_ms), abs=1e-6)
-    usual = tiny_fleet.frontier("H100-80GB", "llama-7b", sla_ms=[30.0], gate_draws=100).steps[0]
+    usual = tiny_fleet.frontier("H100-80GB", "llama-7b", sla_ms=[30.0], gate_draws=25).steps[0]
     typical = tiny_fleet.typical_context(tiny_fleet.find("H100-80GB", "llama-7b"))
     assert usual.context_tokens == pytest.approx(typical * usual.batch_size)
 

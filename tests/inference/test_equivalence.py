@@ -42,7 +42,7 @@ PRIORS = {
     )
     for name in NAMES
 }
-TUNE, DRAWS = 1000, 1000
+TUNE, DRAWS = 500, 1000
 
 
 MIXES = {False: {"decode": 1, "prefill": 1}, True: {"decode": 1}}
