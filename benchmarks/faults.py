@@ -354,8 +354,8 @@ def minutes() -> list[str]:
     waiting: list[int] = []
     late = 0.0
     with OnlineRunner(state_of_fleet()) as runner:
-        while runner.worker_pid is None:
-            time.sleep(0.05)
+        runner.observe(stream(1, BATCH, slower=1.0, seed=12)[0])
+        runner.wait(WAIT)
         pid = runner.worker_pid or 0
         own, theirs = time.process_time(), cpu_seconds(pid)
         begun = time.perf_counter()
@@ -371,7 +371,7 @@ def minutes() -> list[str]:
             runner.wait(WAIT)
             taken = time.perf_counter() - begun
         worked = cpu_seconds(pid) - theirs
-        seen = runner.figures.n_seen
+        seen = runner.figures.n_seen - BATCH
     sent = sum(map(len, batches))
     by_minute = [f"{waiting[i]:,}" for i in range(59, SECONDS, 60)]
     return [
