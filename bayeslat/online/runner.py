@@ -367,6 +367,8 @@ class OnlineRunner:
             return state, 0
         number = max(numbers)
         held = self._calls.load(checkpoint_path(self._folder, number))
+        for earlier in set(numbers) - {number}:  # left by a program that was killed as it saved
+            checkpoint_path(self._folder, earlier).unlink(missing_ok=True)
         if state is None:
             return held, number
         for name, of_state in _identity(state).items():

@@ -351,6 +351,17 @@ def test_a_folder_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> No
         pass
 
 
+def test_the_last_of_two_checkpoints_counts_and_the_other_goes(tmp_path: Path) -> None:
+    """As a program leaves them that is killed between saving one and removing the other."""
+    with runner(tmp_path) as made:
+        made.observe(batch(0))
+        made.wait(LONG)
+    stand_ins.save(StandIn(), tmp_path / f"{0:012d}.state")
+    with runner(tmp_path) as made:
+        assert made.figures.n_seen == 30
+    assert saved(tmp_path).n_seen == 30
+
+
 def test_an_empty_folder_needs_a_state(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got no state, and none in"):
         OnlineRunner(folder=tmp_path, calls=CALLS)
