@@ -24,6 +24,7 @@ STAGES = (
     ("posterior",),
     ("online",),
     ("checks",),
+    ("evaluation",),
     ("plots",),
     ("report",),
     ("demo",),

@@ -1,6 +1,7 @@
 """Pictures of a posterior. They draw what other modules computed, and compute nothing."""
 
 from bayeslat.plots.adaptation import plot_adaptation
+from bayeslat.plots.backtest import plot_backtest
 from bayeslat.plots.capacity import plot_contours, plot_frontier, plot_tenant_front
 from bayeslat.plots.fit import plot_fit, plot_pit
 from bayeslat.plots.newcomers import plot_cold_start
@@ -17,6 +18,7 @@ __all__ = [
     "MAX_PANELS",
     "is_simulated",
     "plot_adaptation",
+    "plot_backtest",
     "plot_chunks",
     "plot_cold_start",
     "plot_contours",

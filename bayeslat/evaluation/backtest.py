@@ -1,0 +1,348 @@
+"""Backtests: steps of a log are held out, and every contender is asked for them."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from bayeslat.catalog import Catalog
+from bayeslat.errors import BayeslatError, InputError
+from bayeslat.evaluation.base import Contender
+from bayeslat.evaluation.ours import Bayeslat, FittedBayeslat
+from bayeslat.evaluation.regimes import REGIMES, regimes_of
+from bayeslat.evaluation.scores import LEVELS, score_quantiles
+from bayeslat.evaluation.splits import Fold, SplitSettings, make_folds
+from bayeslat.evaluation.store import Prediction, Store
+from bayeslat.observations import Observations
+from bayeslat.observations.files import replacing
+
+__all__ = ["ALL_REGIMES", "Backtest", "Failure", "backtest"]
+
+ALL_REGIMES: Final = "all"
+
+_FAILURES: Final = (BayeslatError, ArithmeticError, ValueError, RuntimeError)
+"""What a contender may end with, and still leave the others their say."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A contender that could not answer a fold, and why."""
+
+    split: str
+    fold: str
+    contender: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Backtest:
+    """Scores of contenders on held-out steps.
+
+    Attributes
+    ----------
+    scores : DataFrame
+        A row a fold, contender, deployment and regime (``all`` is every step of the deployment):
+        columns ``split``, ``fold``, ``k`` (NaN where the split has no few steps), ``contender``,
+        ``deployment``, ``regime``, ``rows``, the scores of
+        `bayeslat.evaluation.scores.score_quantiles`, ``seconds`` and ``max_rhat`` of the fold.
+    failures : tuple of Failure
+        Contenders that could not answer; none of their scores in that split count.
+    notes : tuple of str
+        What the log does not allow to be judged, each one sentence.
+    source : dict
+        Data, its fingerprint, and the settings.
+    """
+
+    scores: pd.DataFrame
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+    source: dict[str, Any]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits that were asked, in order."""
+        return tuple(dict.fromkeys(self.scores["split"]))
+
+    def medians(self, split: str, *, regime: str = ALL_REGIMES) -> pd.DataFrame:
+        """Median over deployments of every score, a row a contender and k.
+
+        A deployment that several folds ask for (windows of time) counts once a fold. Contenders
+        that failed in the split are left out.
+
+        Raises
+        ------
+        InputError
+            A split that was not asked, or a regime without steps.
+        """
+        failed = {each.contender for each in self.failures if each.split == split}
+        own = self.scores[(self.scores["split"] == split) & (self.scores["regime"] == regime)]
+        own = own[~own["contender"].isin(failed)]
+        if own.empty:
+            raise InputError(
+                f"got split {split!r} and regime {regime!r}, expected one of"
+                f" {', '.join(self.splits)} with one of {', '.join(self.regimes(split))}"
+            )
+        keys = ["contender", "k"]
+        numbers = own.drop(columns=["split", "fold", "deployment", "regime"])
+        return numbers.groupby(keys, sort=False, dropna=False).median().reset_index()
+
+    def regimes(self, split: str) -> tuple[str, ...]:
+        """Regimes that the split's steps fall into."""
+        found = set(self.scores.loc[self.scores["split"] == split, "regime"])
+        return tuple(name for name in (ALL_REGIMES, *REGIMES) if name in found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON-able values; what is not finite is null."""
+        return {
+            "source": self.source,
+            "notes": list(self.notes),
+            "failures": [asdict(each) for each in self.failures],
+            "scores": json.loads(self.scores.to_json(orient="records", double_precision=15)),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file, whole or not at all."""
+        text = json.dumps(self.to_dict(), indent=1)
+        replacing(Path(path), lambda target: _write(target, text))
+
+
+def backtest(
+    observations: Observations,
+    splits: Sequence[str],
+    contenders: Sequence[Contender],
+    *,
+    settings: SplitSettings | None = None,
+    catalog: Catalog | None = None,
+    folder: str | Path | None = None,
+    workers: int = 1,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Backtest:
+    """Ask every contender for held-out steps, on identical splits.
+
+    Parameters
+    ----------
+    observations : Observations
+        The log.
+    splits : sequence of str
+        Names in `bayeslat.evaluation.splits.SPLITS`.
+    contenders : sequence of Contender
+        `Bayeslat`, and whoever it shall be compared with.
+    settings : SplitSettings, optional
+        How splits are made.
+    catalog : Catalog, optional
+        Datasheets; the bundled ones by default.
+    folder : str or Path, optional
+        Keeps fits and predictions: a backtest that was stopped goes on where it was. Without it
+        nothing is kept.
+    workers : int
+        Processes that work on folds at the same time.
+    progress : callable, optional
+        Told after every prediction: which, how many are done, and of how many.
+
+    Raises
+    ------
+    InputError
+        Steps that cannot be split so, no contender, or two of the same name.
+    """
+    names = [each.name for each in contenders]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"got contenders {names}, expected at least one and no name twice")
+    if workers < 1:
+        raise InputError(f"got {workers} workers, expected at least 1; raise it")
+    _check_latencies(observations)
+    settings = settings or SplitSettings()
+    folds = [fold for split in dict.fromkeys(splits)
+             for fold in make_folds(observations, split, settings, catalog=catalog)]  # fmt: skip
+    with _place(folder) as place:
+        store = Store(place / "predictions")
+        asked = [_keeping(each, place / "fleets", catalog) for each in contenders]
+        _ask(folds, asked, store, workers, progress)
+        return _judged(observations, folds, asked, store, settings)
+
+
+def _judged(
+    log: Observations,
+    folds: Sequence[Fold],
+    contenders: Sequence[Contender],
+    store: Store,
+    settings: SplitSettings,
+) -> Backtest:
+    records: list[dict[str, Any]] = []
+    failures = []
+    for fold in folds:
+        for contender in contenders:
+            found = store.read(fold, contender.name, contender.version)
+            assert found is not None, "every fold was asked"
+            if found.failure:
+                failures.append(Failure(fold.split, fold.label, contender.name, found.failure))
+            else:
+                records += _records(fold, contender.name, found)
+    columns = None if records else ["split", "contender", "k", "regime"]
+    source = {
+        "data": log.source,
+        "fingerprint": log.fingerprint,
+        "rows": len(log),
+        "deployments": [each.label for each in log.deployments],
+        "settings": asdict(settings),
+    }
+    return Backtest(
+        pd.DataFrame(records, columns=columns), tuple(failures), _notes(log, folds), source
+    )
+
+
+def _ask(
+    folds: Sequence[Fold],
+    contenders: Sequence[Contender],
+    store: Store,
+    workers: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
+    """Predictions of all folds that are not kept yet."""
+    total, done = len(folds) * len(contenders), 0
+    # Folds that know the same steps share a fit, so they are one piece of work.
+    jobs = [list(each) for _, each in groupby(folds, key=lambda fold: (fold.split, fold.name))]
+    for said in _said(jobs, contenders, store, workers):
+        done += 1
+        if progress is not None:
+            progress(said, done, total)
+
+
+def _said(
+    jobs: Sequence[Sequence[Fold]], contenders: Sequence[Contender], store: Store, workers: int
+) -> Iterator[str]:
+    if workers == 1:
+        for job in jobs:
+            yield from _answers(job, contenders, store)
+        return
+    # Processes that are spawned know nothing of the threads of JAX in this one.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = [
+            pool.submit(_answer_all, job, [contender], store)
+            for job in jobs
+            for contender in contenders
+        ]
+        for future in as_completed(futures):
+            yield from future.result()
+
+
+def _answer_all(job: Sequence[Fold], contenders: Sequence[Contender], store: Store) -> list[str]:
+    return list(_answers(job, contenders, store))
+
+
+def _answers(job: Sequence[Fold], contenders: Sequence[Contender], store: Store) -> Iterator[str]:
+    for fold in job:
+        for contender in contenders:
+            if store.read(fold, contender.name, contender.version) is None:
+                store.write(fold, contender.name, contender.version, _answer(fold, contender))
+            yield f"{fold.split}, {fold.label}: {contender.name}"
+
+
+def _answer(fold: Fold, contender: Contender) -> Prediction:
+    start = perf_counter()
+    # More threads than cores would measure the waiting of one contender for another.
+    limited = nullcontext() if isinstance(contender, Bayeslat) else threadpool_limits(1)
+    try:
+        with limited:
+            fitted = contender.fit(fold.known, fold.few)
+            quantiles = fitted.predict_quantiles(fold.questions, LEVELS)
+    except _FAILURES as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return Prediction(np.empty((0, len(LEVELS))), perf_counter() - start, failure=reason)
+    rhat = fitted.max_rhat if isinstance(fitted, FittedBayeslat) else float("nan")
+    return Prediction(np.asarray(quantiles, float), perf_counter() - start, rhat)
+
+
+def _records(fold: Fold, contender: str, found: Prediction) -> list[dict[str, Any]]:
+    """Scores of every deployment of a fold, all its steps and each regime of them."""
+    records, regimes = [], regimes_of(fold.test)
+    for deployment in fold.test.deployments:
+        own = np.zeros(len(fold.test), dtype=bool)
+        own[fold.test.slice_of(deployment)] = True
+        for regime in (ALL_REGIMES, *REGIMES):
+            rows = own if regime == ALL_REGIMES else own & (regimes == regime)
+            if rows.any():
+                scores = score_quantiles(fold.test.latency_ms[rows], found.quantiles[rows])
+                records.append(
+                    {
+                        "split": fold.split,
+                        "fold": fold.name,
+                        "k": float("nan") if fold.k is None else float(fold.k),
+                        "contender": contender,
+                        "deployment": deployment.label,
+                        "regime": regime,
+                        "rows": int(rows.sum()),
+                        **scores,
+                        "seconds": found.seconds,
+                        "max_rhat": found.max_rhat,
+                    }
+                )
+    return records
+
+
+def _check_latencies(log: Observations) -> None:
+    if len(log) and np.ptp(log.latency_ms) == 0:
+        raise InputError(
+            f"got {len(log):,} steps that all took {log.latency_ms[0]:g} ms, expected measured"
+            " latencies, which differ; look at the clock of the log"
+        )
+
+
+def _notes(log: Observations, folds: Sequence[Fold]) -> tuple[str, ...]:
+    """What the log does not allow to be judged."""
+    notes = []
+    if len(log.deployments) == 1:
+        notes.append(
+            "One deployment only: there is no other to pool with, and nothing is said of new ones."
+        )
+    for name, values in (("batch size", log.batch_size), ("number of tokens", log.total_tokens)):
+        if log.n_rows and np.ptp(values) == 0:
+            notes.append(
+                f"All steps have the same {name} ({values[0]:g}): how latency follows it is the"
+                " prior's word, and no split can judge it."
+            )
+    asked = {label.label for fold in folds for label in fold.test.deployments}
+    never = [each.label for each in log.deployments if each.label not in asked]
+    if never:
+        shown = ", ".join(never[:3]) + (f" and {len(never) - 3} more" if len(never) > 3 else "")
+        notes.append(f"No step of {shown} was left to predict: too few rows for these splits.")
+    return tuple(notes)
+
+
+def _keeping(contender: Contender, folder: Path, catalog: Catalog | None) -> Contender:
+    """The package's own with a folder for its fits and the datasheets; others as they are."""
+    if not isinstance(contender, Bayeslat):
+        return contender
+    return replace(
+        contender,
+        folder=contender.folder or folder,
+        catalog=contender.catalog or catalog,
+    )
+
+
+@contextmanager
+def _place(folder: str | Path | None) -> Iterator[Path]:
+    """The folder given, or one for the time of the backtest."""
+    if folder is not None:
+        place = Path(folder)
+        if place.exists() and not place.is_dir():
+            raise InputError(f"got {place}, which is a file, expected a folder; name another")
+        place.mkdir(parents=True, exist_ok=True)
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="bayeslat-") as name:
+        yield Path(name)
+
+
+def _write(target: Path, text: str) -> None:
+    target.write_text(text, encoding="utf-8")
