@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` and `make test` work in a fresh checkout.
 .DEFAULT_GOAL := help
-.PHONY: release help demo test lint bench env clean
+.PHONY: release help demo test lint bench docs env clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,6 +26,9 @@ bench: $(STAMP)  ## every benchmark, one after the other
 	@set -e; for script in benchmarks/*.py; do \
 	    echo "== $$script"; $(BIN)/python "$$script"; \
 	done
+
+docs: $(STAMP)  ## the documentation site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 release: $(STAMP)  ## fit the posteriors that come with the package again
 	$(BIN)/python models/rebuild.py
