@@ -165,9 +165,9 @@ def report(
     risk: Annotated[float, typer.Option("--risk", help="Admitted probability.")] = 0.01,
     json: JsonOption = False,
 ) -> None:
-    """Write one self-contained HTML page about a posterior.
+    """Write one self-contained HTML page about a posterior: may it be relied on, and what it says.
 
-    [bold]Example:[/bold] bayeslat report fleet.nc --steps steps.csv --out report.html
+    [bold]Example:[/bold] bayeslat report fleet.nc --steps steps.csv --sla-ms 50 --out report.html
     """
     check_output(out, ".html")
     from bayeslat.observations import read_steps
@@ -187,12 +187,16 @@ def report(
             precision=precision,
             catalog=fleet.catalog,
         )
-    with working("drawing"):
-        write_report(fleet, out, observations=observations, sla_ms=sla_ms, risk=risk)
+    with working("writing the report") as tell:
+        reliance = write_report(
+            fleet, out, observations=observations, sla_ms=sla_ms, risk=risk, progress=tell
+        )
     show_verdict(fleet, quiet=json)
+    say(escape(str(reliance)), quiet=json)
     say(f"written to {out}", quiet=json)
     if json:
-        as_json({"report": out, "verdict": verdict_dict(fleet)})
+        judged = {"level": reliance.level.word, "sentence": str(reliance)}
+        as_json({"report": out, "reliance": judged, "verdict": verdict_dict(fleet)})
 
 
 def demo(
