@@ -1,5 +1,6 @@
 """What a posterior says about steps that were measured, next to what was measured."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +24,6 @@ from bayeslat.model.priors import (
     NOISE_SLOPE_SPREADS,
 )
 from bayeslat.model.spec import ModelSpec
-from bayeslat.noise import standardise
 from bayeslat.observations import Observations
 from bayeslat.posterior import FleetPosterior
 from bayeslat.predictive import DeploymentDraws, LatencyDistribution
@@ -31,17 +31,25 @@ from bayeslat.predictive.draws import Points
 from bayeslat.schema import Deployment
 
 __all__ = [
+    "MAX_DRAWS",
     "PredictionScores",
+    "common_rows",
+    "cumulative",
     "leave_one_out",
+    "log_likelihood",
     "predict_rows",
+    "prior_distribution",
     "prior_predictive",
+    "row_points",
     "score_predictions",
+    "stray_share",
 ]
 
 type Array = NDArray[np.float64]
 
 LEVELS: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLUMNS: Final = ("lower_90", "lower_50", "median", "upper_50", "upper_90")
+DESIGN: Final = ("batch_size", "total_tokens", "context_tokens", "n_averaged")
 MAX_DRAWS: Final = 1000
 """Draws that `predict_rows` and `leave_one_out` keep: quantiles of steps need no more."""
 
@@ -116,15 +124,26 @@ def predict_rows(
     """
     tables = [
         _predict(fleet, deployment, observations, rows)
-        for deployment, rows in _rows_of(fleet, observations, max_rows, seed)
+        for deployment, rows in common_rows(fleet, observations, max_rows, seed)
     ]
     return pd.concat(tables, ignore_index=True)
 
 
-def _rows_of(
-    fleet: FleetPosterior, observations: Observations, max_rows: int | None, seed: int
+def common_rows(
+    fleet: FleetPosterior, observations: Observations, max_rows: int | None = None, seed: int = 0
 ) -> list[tuple[Deployment, NDArray[np.int64]]]:
-    """Rows of each deployment that posterior and steps have in common."""
+    """Rows of each deployment that posterior and steps have in common.
+
+    Parameters
+    ----------
+    fleet, observations, max_rows, seed
+        As in `predict_rows`.
+
+    Raises
+    ------
+    InputError
+        The posterior holds none of the deployments.
+    """
     rng = np.random.default_rng(seed)
     found = []
     for deployment in fleet.deployments:
@@ -176,35 +195,96 @@ def leave_one_out(
     InputError
         The posterior holds none of the deployments.
     """
-    columns = []
-    for deployment, rows in _rows_of(fleet, observations, max_rows, seed):
-        draws = fleet.draws(deployment).thin(MAX_DRAWS)
-        points = Points(*_design(fleet, deployment, observations, rows))
-        (mu, sigma), t_ms = draws.location_and_scale(points), observations.latency_ms[rows]
-        z = standardise(draws.noise, t_ms, mu, sigma)
-        width = sigma * (t_ms if draws.noise.log_scale else mu)
-        density = draws.noise.standard_logpdf(z, draws.shape(points)) - np.log(width)
-        columns.append(_with_strays(fleet, deployment, density, t_ms, mu))
-    log_likelihood = np.concatenate(columns, axis=1)[None]
-    groups = {
-        "log_likelihood": xr.Dataset({"latency_ms": (("chain", "draw", "row"), log_likelihood)})
-    }
+    columns = [
+        log_likelihood(fleet, deployment, observations, rows)
+        for deployment, rows in common_rows(fleet, observations, max_rows, seed)
+    ]
+    density = np.concatenate(columns, axis=1)[None]
+    groups = {"log_likelihood": xr.Dataset({"latency_ms": (("chain", "draw", "row"), density)})}
     # Thinned draws are nearly independent.
     return az.loo(xr.DataTree.from_dict(groups), pointwise=True, reff=1.0)
 
 
-def _with_strays(
-    fleet: FleetPosterior, deployment: Deployment, density: Array, t_ms: Array, mu: Array
+def log_likelihood(
+    fleet: FleetPosterior,
+    deployment: Deployment,
+    observations: Observations,
+    rows: NDArray[np.int64],
+    *,
+    max_draws: int = MAX_DRAWS,
 ) -> Array:
-    """Log density of logged rows, strays among them, from that of steps; each (draw, row)."""
-    if "stray_share" not in fleet.posterior:
+    """Log density of logged rows in each draw, 1/ms, shape (draw, row); strays are among them.
+
+    Parameters
+    ----------
+    fleet, deployment, observations
+        A posterior, one of its deployments, and steps.
+    rows : array of int, shape (row,)
+        Rows of that deployment.
+    max_draws : int
+        Draws to keep.
+    """
+    draws, points = _draws_at(fleet, deployment, observations, rows, max_draws)
+    t_ms = observations.latency_ms[rows]
+    density = draws.log_density(t_ms, points)
+    share = stray_share(fleet, deployment, n_draws=draws.n_draws)
+    if share is None:
         return density
+    strays = stats.lognorm.logpdf(t_ms, STRAY_SPREAD, scale=draws.location(points))
+    return np.logaddexp(np.log1p(-share) + density, np.log(share) + strays)
+
+
+def cumulative(
+    fleet: FleetPosterior,
+    deployment: Deployment,
+    observations: Observations,
+    rows: NDArray[np.int64],
+    *,
+    max_draws: int = MAX_DRAWS,
+) -> Array:
+    """Probability of a logged row no longer than the observed one in each draw, (draw, row).
+
+    Arguments as in `log_likelihood`.
+    """
+    draws, points = _draws_at(fleet, deployment, observations, rows, max_draws)
+    t_ms = observations.latency_ms[rows]
+    below = 1.0 - draws.sf_draws(t_ms, points)
+    share = stray_share(fleet, deployment, n_draws=draws.n_draws)
+    if share is None:
+        return below
+    strays = stats.lognorm.cdf(t_ms, STRAY_SPREAD, scale=draws.location(points))
+    return (1.0 - share) * below + share * strays
+
+
+def _draws_at(
+    fleet: FleetPosterior,
+    deployment: Deployment,
+    observations: Observations,
+    rows: NDArray[np.int64],
+    max_draws: int,
+) -> tuple[DeploymentDraws, Points]:
+    draws = fleet.draws(deployment).thin(max_draws)
+    return draws, row_points(fleet, deployment, observations, rows)
+
+
+def stray_share(
+    fleet: FleetPosterior, deployment: Deployment, *, n_draws: int | None = None
+) -> Array | None:
+    """Share of stray rows in each of so many draws, shape (draw, 1); None where there are none.
+
+    Parameters
+    ----------
+    fleet, deployment
+        A posterior and one of its deployments.
+    n_draws : int, optional
+        Draws, as `DeploymentDraws.thin` picks them; all by default.
+    """
+    if "stray_share" not in fleet.posterior:
+        return None
     position = fleet.deployments.index(deployment)
     share = fleet.posterior["stray_share"].isel(deployment=position).to_numpy().ravel()
-    pick = np.linspace(0, share.size - 1, len(density)).astype(int)  # as draws are thinned
-    share = share[pick, None]
-    strays = stats.lognorm.logpdf(t_ms, STRAY_SPREAD, scale=mu)
-    return np.logaddexp(np.log1p(-share) + density, np.log(share) + strays)
+    pick = np.linspace(0, share.size - 1, n_draws or share.size).astype(int)
+    return share[pick, None]
 
 
 def score_predictions(table: pd.DataFrame) -> PredictionScores:
@@ -256,6 +336,34 @@ def prior_predictive(
         Columns ``batch_size``, ``total_tokens``, ``context_tokens`` and the quantiles ``lower_90``,
         ``lower_50``, ``median``, ``upper_50``, ``upper_90`` in ms.
     """
+    points = np.broadcast_arrays(
+        *(np.atleast_1d(np.asarray(a, float)) for a in (batch_size, total_tokens, context_tokens))
+    )
+    latency = prior_distribution(
+        deployment, points, spec=spec, catalog=catalog, n_draws=n_draws, seed=seed
+    )
+    frame = pd.DataFrame(
+        dict(zip(("batch_size", "total_tokens", "context_tokens"), points, strict=True))
+    )
+    return frame.assign(**_quantiles(latency))
+
+
+def prior_distribution(
+    deployment: Deployment,
+    points: Sequence[Any],
+    *,
+    spec: ModelSpec | None = None,
+    catalog: Catalog | None = None,
+    n_draws: int = 1000,
+    seed: int = 0,
+) -> LatencyDistribution:
+    """The distribution behind `prior_predictive`, whose other arguments it takes.
+
+    Parameters
+    ----------
+    points : sequence of array
+        B, S, C and perhaps the number of averaged steps; they broadcast.
+    """
     spec, catalog = spec or ModelSpec(), catalog or load_catalog()
     design = fleet_design([deployment], catalog)
     rng = np.random.default_rng([seed, 1])  # the parameters have taken the seed itself
@@ -267,13 +375,7 @@ def prior_predictive(
     slopes = spreads * rng.standard_normal((n_draws, spreads.size))
     nu = np.full(n_draws, _PRIOR_NU)
     draws = DeploymentDraws(deployment, parameters, sigma, nu, spec.likelihood, slopes)
-    points = np.broadcast_arrays(
-        *(np.atleast_1d(np.asarray(a, float)) for a in (batch_size, total_tokens, context_tokens))
-    )
-    frame = pd.DataFrame(
-        dict(zip(("batch_size", "total_tokens", "context_tokens"), points, strict=True))
-    )
-    return frame.assign(**_quantiles(LatencyDistribution(draws, *points)))
+    return LatencyDistribution(draws, *points)
 
 
 def _predict(
@@ -283,7 +385,8 @@ def _predict(
     rows: NDArray[np.int64],
 ) -> pd.DataFrame:
     draws = fleet.draws(deployment).thin(MAX_DRAWS)
-    design = _design(fleet, deployment, observations, rows)
+    steps = row_points(fleet, deployment, observations, rows)
+    design = np.stack([getattr(steps, name) for name in DESIGN])
     # Repeated measurements of one design point share one prediction.
     points, index = np.unique(design, axis=1, return_inverse=True)
     quantiles = _quantiles(LatencyDistribution(draws, *points))
@@ -291,7 +394,7 @@ def _predict(
     return pd.DataFrame(
         {
             "deployment": deployment.label,
-            **dict(zip(("batch_size", "total_tokens", "context_tokens"), design, strict=False)),
+            **dict(zip(DESIGN[:3], design, strict=False)),
             "observed": observed,
             **{name: values[index] for name, values in quantiles.items()},
             "pit": LatencyDistribution(draws, *design).cdf(observed),
@@ -299,17 +402,17 @@ def _predict(
     )
 
 
-def _design(
+def row_points(
     fleet: FleetPosterior,
     deployment: Deployment,
     observations: Observations,
     rows: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """B, S, C and the number of averaged steps, shape (4, row)."""
+) -> Points:
+    """Design points of measured rows; a context that was not recorded is the typical one."""
     batch, tokens = observations.batch_size[rows], observations.total_tokens[rows]
     context = observations.context_tokens[rows]
     context = np.where(np.isnan(context), fleet.typical_context(deployment) * batch, context)
-    return np.stack([batch, tokens, context, observations.n_averaged[rows].astype(float)])
+    return Points(batch, tokens, context, observations.n_averaged[rows].astype(float))
 
 
 def _quantiles(latency: LatencyDistribution) -> dict[str, NDArray[np.float64]]:

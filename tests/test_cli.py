@@ -41,6 +41,8 @@ def steps_file(tiny_steps, tmp_path) -> Path:
         "watch",
         "cold-start",
         "next-points",
+        "backtest",
+        "check",
         "report",
     ],
 )

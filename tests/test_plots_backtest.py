@@ -3,7 +3,7 @@ import pytest
 from stand_in_contenders import Lognormal
 
 import bayeslat as bl
-from bayeslat.evaluation.backtest import backtest
+from bayeslat.evaluation.backtesting import backtest
 from bayeslat.evaluation.splits import SplitSettings
 from bayeslat.plots import plot_backtest
 

@@ -10,7 +10,9 @@ from rich.markup import escape
 
 from bayeslat.cli import (
     asking,
+    backtest,
     capacity,
+    check,
     fitting,
     gate,
     newcomers,
@@ -52,6 +54,8 @@ for _name, _command in (
     ("cold-start", newcomers.cold_start),
     ("next-points", next_points.next_points),
     ("watch", watch.watch),
+    ("check", check.check),
+    ("backtest", backtest.backtest),
     ("report", newcomers.report),
 ):
     app.command(_name)(_command)

@@ -49,9 +49,6 @@ class Contender(Protocol):
         """Changes wherever predictions may change; kept ones of another version are made anew."""
         ...
 
-    name: str
-    version: str
-
     def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
         """Learn from steps.
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bayeslat.evaluation.backtest import ALL_REGIMES, Backtest
+from bayeslat.evaluation.backtesting import ALL_REGIMES, Backtest
 
 __all__ = ["COLUMNS", "TITLES", "Column", "TextTable", "as_document", "as_markdown", "split_tables"]
 

@@ -13,7 +13,7 @@ only: the prior holds them closely together over deployments on that scale, so t
 as one, and only there is the pooling linear.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import jax
@@ -34,9 +34,12 @@ SHARES: Final = ("floor_share",)
 N_BISECTIONS: Final = 80
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Coordinates:
     """The map between pooled quantities and sampling coordinates, both (quantity, deployment).
+
+    A pytree, so that programs take it as data.
 
     Parameters
     ----------
@@ -46,7 +49,7 @@ class Coordinates:
         The size s of each straightened term, and the resolution of each share; unused elsewhere.
     """
 
-    quantities: tuple[str, ...]
+    quantities: tuple[str, ...] = field(metadata={"static": True})
     resolution: Array
 
     def to_quantities(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -7,7 +7,8 @@ and costs one product a dimension, but never touches the rows.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 __all__ = ["IGNORED", "SHARED", "Derivatives", "derivatives"]
 
 type Array = NDArray[np.float64]
-type LogDensity = Callable[[jax.Array], jax.Array]
+type LogDensity = Callable[..., jax.Array]
 
 SHARED = -1
 """Group of a coordinate that every group depends on."""
@@ -44,13 +45,13 @@ class Derivatives(NamedTuple):
         )
 
 
-def derivatives(function: LogDensity, group: NDArray[np.int64]) -> Callable[[Array], Derivatives]:
+def derivatives(function: LogDensity, group: NDArray[np.int64]) -> Callable[..., Derivatives]:
     """Compile a function that is additive over groups of coordinates, to second order.
 
     Parameters
     ----------
     function : callable
-        Maps a vector, shape (dim,), to a scalar.
+        Maps a vector, shape (dim,), and data, if it takes any, to a scalar.
     group : array of int, shape (dim,)
         Group of each coordinate: second derivatives across different non-negative groups are zero.
         All of them `SHARED` makes no such assumption.
@@ -58,24 +59,25 @@ def derivatives(function: LogDensity, group: NDArray[np.int64]) -> Callable[[Arr
     Returns
     -------
     callable
-        Maps a point, shape (dim,), to its `Derivatives`.
+        Maps a point, shape (dim,), and the data to its `Derivatives`; other data compile nothing.
     """
     rank = _rank_in_group(group)
     colours = [(group >= 0) & (rank == position) for position in range(rank.max() + 1)]
     shared = np.flatnonzero(group == SHARED)
     tangents = np.array([*colours, *(np.arange(group.size) == i for i in shared)], dtype=float)
 
-    def gradient_and_value(point: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value, gradient = jax.value_and_grad(function)(point)
+    def gradient_and_value(point: jax.Array, data: Any) -> tuple[jax.Array, jax.Array]:
+        value, gradient = jax.value_and_grad(function)(point, *data)
         return gradient, value
 
     @jax.jit
-    def products(point: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        gradient, product, value = jax.linearize(gradient_and_value, point, has_aux=True)
+    def products(point: jax.Array, data: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        at_data = partial(gradient_and_value, data=data)
+        gradient, product, value = jax.linearize(at_data, point, has_aux=True)
         return value, gradient, jax.lax.map(product, jnp.asarray(tangents))
 
-    def assembled(point: Array) -> Derivatives:
-        value, gradient, rows = (np.asarray(found) for found in products(jnp.asarray(point)))
+    def assembled(point: Array, *data: Any) -> Derivatives:
+        value, gradient, rows = map(np.asarray, products(jnp.asarray(point), data))
         hessian = np.zeros((group.size, group.size))
         for colour, row in zip(colours, rows, strict=False):
             own = np.flatnonzero(colour)

@@ -5,7 +5,7 @@ it: prior and likelihood apart (their Hessians have different structure), and al
 raveled into one vector.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -15,10 +15,11 @@ import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
 from pymc.sampling.jax import get_jaxified_graph
+from pytensor.graph.replace import clone_replace
 
 __all__ = ["FlatDensity", "flat_density"]
 
-type LogDensity = Callable[[jax.Array], jax.Array]
+type LogDensity = Callable[..., jax.Array]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class FlatDensity:
         Shape of each.
     prior, likelihood : callable
         Map a flat vector, shape (dim,), to a scalar; their sum is the model's log-posterior up to
-        a constant, Jacobians of PyMC's own transforms included.
+        a constant, Jacobians of PyMC's own transforms included. The likelihood may also take what
+        was observed.
     initial : array, shape (dim,)
         PyMC's initial point.
     """
@@ -72,19 +74,23 @@ class FlatDensity:
         }
 
 
-def flat_density(model: pm.Model) -> FlatDensity:
+def flat_density(model: pm.Model, *, takes_data: bool = False) -> FlatDensity:
     """Flatten a model.
 
     Parameters
     ----------
     model : pymc.Model
         Any model with continuous free variables.
+    takes_data : bool
+        Whether the likelihood takes what was observed, one array a variable of
+        ``model.observed_RVs``, after the flat vector; else it holds what the model was built with.
     """
     point = model.initial_point()
     names = tuple(variable.name for variable in model.value_vars)
     shapes = {name: np.shape(point[name]) for name in names}
     prior = _jaxified(model, [*model.free_RVs, *model.potentials])
-    likelihood = _jaxified(model, model.observed_RVs)
+    observed = [model.rvs_to_values[variable] for variable in model.observed_RVs]
+    likelihood = _jaxified(model, model.observed_RVs, observed if takes_data else [])
     bounds = np.cumsum([0, *(prod(shapes[name]) for name in names)])
 
     def split(flat: jax.Array) -> list[jax.Array]:
@@ -96,12 +102,17 @@ def flat_density(model: pm.Model) -> FlatDensity:
         names=names,
         shapes=shapes,
         prior=lambda flat: prior(*split(flat))[0],
-        likelihood=lambda flat: likelihood(*split(flat))[0],
+        likelihood=lambda flat, *data: likelihood(*split(flat), *data)[0],
         initial=np.concatenate([np.ravel(point[name]) for name in names]),
     )
 
 
-def _jaxified(model: pm.Model, variables: list[Any]) -> Callable[..., Any]:
-    return get_jaxified_graph(
-        inputs=model.value_vars, outputs=[model.logp(vars=variables, jacobian=True)]
-    )
+def _jaxified(
+    model: pm.Model, variables: list[Any], constants: Sequence[Any] = ()
+) -> Callable[..., Any]:
+    """Log-density of some variables; constants of it become inputs, after the value variables."""
+    inputs = [constant.type() for constant in constants]
+    graph = model.logp(vars=variables, jacobian=True)
+    if inputs:
+        graph = clone_replace(graph, dict(zip(constants, inputs, strict=True)))
+    return get_jaxified_graph(inputs=[*model.value_vars, *inputs], outputs=[graph])

@@ -32,7 +32,7 @@ from bayeslat.inference.target import Target
 from bayeslat.model.likelihood import NU_OFFSET
 from bayeslat.observations import Observations
 
-__all__ = ["Geometry", "gaussian_geometry", "recentred"]
+__all__ = ["Geometry", "gaussian_geometry", "model_target", "recentred"]
 
 type Array = NDArray[np.float64]
 
@@ -75,10 +75,14 @@ class Geometry:
         """Log-posterior of u up to a constant: what a sampler walks on.
 
         A function with its centre and factor as data, so that programs compiled for one map serve
-        for every other map of the same target.
+        for every other map of the same target; where the target takes data, for every other target
+        of the same density.
         """
-        data = jax.tree.map(jnp.asarray, (self.centre, self.factor))
-        return Partial(self.target.log_posterior_at, *data)
+        linear = jax.tree.map(jnp.asarray, (self.centre, self.factor))
+        if not self.target.data:  # constants: a gradient then costs two thirds
+            return Partial(self.target.log_posterior_at, *linear)
+        maps = jax.tree.map(jnp.asarray, self.target.maps)
+        return Partial(self.target.log_posterior_of, maps, *linear)
 
     def to_coordinates(self, draws: Array) -> Array:
         """Draws of u, shape (..., dim), to coordinates y."""
@@ -86,13 +90,33 @@ class Geometry:
 
     def to_values(self, draws: Array) -> dict[str, Array]:
         """Draws of u, shape (chain, draw, dim), to draws of the value variables by name."""
-        y = jnp.asarray(self.to_coordinates(draws))
-        flatten = jax.vmap(jax.vmap(lambda row: self.target.flatten(row)[0]))
-        return self.target.density.split(np.asarray(jax.jit(flatten)(y)))
+        return self.target.density.split(self.target.flat_draws(self.to_coordinates(draws)))
 
     def moved(self, centre: Array, factor: ArrowFactor) -> Self:
         """The same coordinates with another centre and linear map."""
         return replace(self, centre=centre, factor=factor)
+
+
+def model_target(
+    model: pm.Model,
+    quantities: tuple[str, ...],
+    stack: NDArray[np.int64],
+    *,
+    takes_data: bool = False,
+) -> Target:
+    """The posterior of a model, in coordinates of unit size.
+
+    Parameters
+    ----------
+    model, quantities, stack
+        As of `gaussian_geometry`.
+    takes_data : bool
+        Whether the target takes what was observed as its ``data``; with ``moved(data=...)`` one
+        compiled target then serves every data set of the same design.
+    """
+    density = flat_density(model, takes_data=takes_data)
+    coordinates = Coordinates(quantities, np.ones(density.shapes["quantities"]))
+    return Target(density, coordinates, structure_of(model, density, stack))
 
 
 @one_blas_thread
@@ -106,6 +130,7 @@ def gaussian_geometry(
     mean: Array,
     variance: Array,
     basis: Basis | None = None,
+    target: Target | None = None,
     seed: int,
 ) -> Geometry:
     """Centre and whiten with the Gaussian nearest to the posterior.
@@ -126,13 +151,13 @@ def gaussian_geometry(
         Marginal prior of the quantities, for the starts.
     basis : Basis, optional
         Features of the discrepancy, where the model has one.
+    target : Target, optional
+        From `model_target`, with the latencies of these rows in the order of the model's rows;
+        made of the model by default.
     seed : int
         Seed of the starts and of the cloud that the Gaussian is fitted with.
     """
-    density = flat_density(model)
-    target = Target(
-        density, Coordinates(quantities, np.ones_like(mean)), structure_of(model, density, stack)
-    )
+    target = target or model_target(model, quantities, stack)
     with ThreadPoolExecutor(1) as pool:  # a compiler leaves other cores alone
         compiling = pool.submit(target.compile)
         start = starting_points(observations, quantities, w_1, mean, np.sqrt(variance), seed=seed)

@@ -3,6 +3,8 @@
 The sizes at which the coordinates turn from a straight line into a logarithm.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,23 +77,29 @@ def _log_jacobian(
     observations: Observations, quantities: tuple[str, ...], w_1: Array, theta: Array
 ) -> Array:
     """Derivative of every row's log T in its own deployment's quantities, (quantity, row)."""
-    context = np.nan_to_num(observations.context_tokens, nan=0.0)
-
-    def log_latency(point: jax.Array) -> jax.Array:
-        of_row = point[:, observations.deployment_index]
-        values = {name: of_row[i] for i, name in enumerate(quantities)}
-        parameters = to_parameters(values, jnp.asarray(w_1)[observations.deployment_index], xp=jnp)
-        return jnp.log(
-            saturation.latency(
-                parameters, observations.batch_size, observations.total_tokens, context, xp=jnp
-            )
-        )
-
-    @jax.jit
-    def derivative(tangent: jax.Array) -> jax.Array:
-        return jax.jvp(log_latency, (jnp.asarray(theta),), (tangent,))[1]
-
+    owner, context = observations.deployment_index, np.nan_to_num(observations.context_tokens)
+    rows = owner, observations.batch_size, observations.total_tokens, context
     everywhere = np.zeros((len(quantities), *theta.shape))
     for i in range(len(quantities)):
         everywhere[i, i] = 1.0
-    return np.stack([np.asarray(derivative(tangent)) for tangent in everywhere])
+    found = [_derivative(quantities, theta, tangent, w_1, rows) for tangent in everywhere]
+    return np.stack([np.asarray(row) for row in found])
+
+
+@partial(jax.jit, static_argnums=0)
+def _derivative(
+    quantities: tuple[str, ...],
+    theta: jax.Array,
+    tangent: jax.Array,
+    w_1: jax.Array,
+    rows: tuple[jax.Array, ...],
+) -> jax.Array:
+    owner, *points = rows
+
+    def log_latency(theta: jax.Array) -> jax.Array:
+        of_row = theta[:, owner]
+        values = {name: of_row[i] for i, name in enumerate(quantities)}
+        parameters = to_parameters(values, w_1[owner], xp=jnp)
+        return jnp.log(saturation.latency(parameters, *points, xp=jnp))
+
+    return jax.jvp(log_latency, (theta,), (tangent,))[1]

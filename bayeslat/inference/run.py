@@ -24,6 +24,7 @@ from bayeslat.inference.convergence import (
 from bayeslat.inference.density import flat_density
 from bayeslat.inference.geometry import Geometry, gaussian_geometry, recentred
 from bayeslat.inference.samplers import SAMPLERS, SamplerDraws, SamplerSettings
+from bayeslat.inference.target import Target
 from bayeslat.inference.tempering import SETS, temper
 from bayeslat.observations import Observations
 
@@ -83,6 +84,7 @@ def sample_model(
     mean: Array,
     variance: Array,
     basis: Basis | None,
+    target: Target | None = None,
     sampler: str,
     settings: SamplerSettings,
     report: Report,
@@ -91,7 +93,7 @@ def sample_model(
 
     Parameters
     ----------
-    model, observations, quantities, w_1, stack, mean, variance, basis
+    model, observations, quantities, w_1, stack, mean, variance, basis, target
         As in `bayeslat.inference.geometry.gaussian_geometry`.
     sampler : str
         Name in `bayeslat.inference.samplers.SAMPLERS`.
@@ -111,6 +113,7 @@ def sample_model(
         mean=mean,
         variance=variance,
         basis=basis,
+        target=target,
         seed=next(seeds),
     )
 

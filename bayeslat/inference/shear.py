@@ -14,7 +14,7 @@ changes the walk and never the posterior.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -37,9 +37,10 @@ WEIGHT_VARIANCE = DISCREPANCY_STACK[0] ** 2 + DISCREPANCY_OWN[0] ** 2
 """Prior variance of a weight at the median scales."""
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Shear:
-    """How far the weights of each deployment follow its quantities.
+    """How far the weights of each deployment follow its quantities; a pytree.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ class Shear:
         Quantities theta_0 at which weights and coordinates are the same.
     """
 
-    quantities: tuple[str, ...]
+    quantities: tuple[str, ...] = field(metadata={"static": True})
     w_1: Array
     batch_size: Array
     total_tokens: Array

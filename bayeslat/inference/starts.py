@@ -6,7 +6,7 @@ points drawn from its prior, robustly, and the best fit is kept.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslat import saturation
+from bayeslat.model.priors import NOISE_MEAN
 from bayeslat.model.quantities import to_parameters
 from bayeslat.observations import Observations
 
@@ -30,6 +31,13 @@ ROBUST_NU = 4.0
 """Degrees of freedom of the Student-t loss: bounded influence, still smooth."""
 
 MIN_SIGMA = 2e-3
+
+PRIOR_ROWS = 1.0
+"""Rows' worth of typical noise that every deployment begins with: as much as the prior knows.
+
+A handful of rows is fitted exactly, and noise that is measured as nothing lets the next steps of
+the way to the posterior overshoot without bound.
+"""
 
 
 class Start(NamedTuple):
@@ -80,13 +88,7 @@ def starting_points(
     noise = rng.standard_normal((N_STARTS, *mean.shape))
     noise[0] = 0.0
     starts = mean + spread * noise
-    fit = jax.vmap(  # over deployments
-        jax.vmap(partial(_fit_one, quantities), in_axes=(0, None, None, None, None)),
-        in_axes=(2, 0, 0, 1, 1),
-    )
-    theta, log_sigma, cost = jax.jit(fit)(
-        jnp.asarray(starts), rows, jnp.asarray(w_1), jnp.asarray(mean), jnp.asarray(spread)
-    )
+    theta, log_sigma, cost = _fit_all(quantities, starts, rows, w_1, mean, spread)
     best = np.nanargmin(np.asarray(cost), axis=1)
     pick = np.arange(best.size)
     return Start(np.asarray(theta)[pick, best].T, np.asarray(log_sigma)[pick, best])
@@ -108,6 +110,13 @@ def _padded_rows(observations: Observations, rng: np.random.Generator) -> _Rows:
         jnp.asarray(np.log(observations.latency_ms)[index]),
         jnp.asarray(valid * observations.n_averaged[index]),
     )
+
+
+@partial(jax.jit, static_argnums=0)
+def _fit_all(quantities: tuple[str, ...], *arguments: Any) -> tuple[jax.Array, ...]:
+    """Every deployment from every start, both first in what comes out."""
+    from_starts = jax.vmap(partial(_fit_one, quantities), in_axes=(0, None, None, None, None))
+    return jax.vmap(from_starts, in_axes=(2, 0, 0, 1, 1))(*arguments)
 
 
 def _fit_one(
@@ -164,5 +173,6 @@ def _fit_one(
 def _residual_scale(r: jax.Array, sigma: jax.Array, weight: jax.Array) -> jax.Array:
     """One EM step for the scale of a Student-t; its fixed point is the maximum likelihood."""
     influence = (ROBUST_NU + 1.0) / (ROBUST_NU + weight * (r / sigma) ** 2)
-    n = jnp.maximum((weight > 0).sum(), 1)
-    return jnp.maximum(jnp.sqrt((influence * weight * r**2).sum() / n), MIN_SIGMA)
+    n = (weight > 0).sum() + PRIOR_ROWS
+    total = (influence * weight * r**2).sum() + PRIOR_ROWS * NOISE_MEAN[0] ** 2
+    return jnp.maximum(jnp.sqrt(total / n), MIN_SIGMA)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,14 @@ from bayeslat.inference.structure import Structure
 __all__ = ["Target"]
 
 type Array = NDArray[np.float64]
+type Maps = tuple[Coordinates, Shear | None, tuple[Array, ...]]
+
+
+PROGRAMS: Final = ("log_posterior_of", "_flatten_draws", "_prior", "_likelihood", "_bending")
+"""What is compiled once and serves every target of one density, whatever its maps and data."""
+
+_shift = jax.jit(Shear.shift)
+_shear_derivatives = jax.jit(Shear.derivatives)
 
 
 @dataclass(frozen=True, eq=False)  # compiled programs are found again by identity
@@ -37,12 +45,15 @@ class Target:
         Which coordinates meet in prior and likelihood.
     shear : Shear, optional
         How far the weights of the discrepancy follow the quantities.
+    data : tuple of array
+        What was observed, where the likelihood of the density takes it.
     """
 
     density: FlatDensity
     coordinates: Coordinates
     structure: Structure
     shear: Shear | None = None
+    data: tuple[Array, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -67,21 +78,30 @@ class Target:
         return jnp.concatenate([y[: block.start], theta.ravel(), y[block.stop :]]), log_jacobian
 
     def moved(self, **changes: Any) -> Self:
-        """The same posterior in other coordinates or with another shear; nothing compiled is lost.
+        """The same density in other coordinates or with other data; nothing compiled is lost.
 
         Parameters
         ----------
-        coordinates, shear
+        coordinates, shear, data
             As of the class.
         """
         target = replace(self, **changes)
-        target.__dict__.update(_prior=self._prior, _likelihood=self._likelihood)
+        target.__dict__.update({name: getattr(self, name) for name in PROGRAMS})
         return target
+
+    @property
+    def maps(self) -> Maps:
+        """What programs take as data: coordinates, shear and observations."""
+        return self.coordinates, self.shear, self.data
+
+    def _at(self, maps: Maps) -> Self:
+        coordinates, shear, data = maps
+        return replace(self, coordinates=coordinates, shear=shear, data=data)
 
     def compile(self) -> None:
         """Compile what takes longest, the Hessians of prior and likelihood."""
-        for part in (self._prior, self._likelihood):
-            part(self.density.initial)
+        self._prior(self.density.initial)
+        self._likelihood(self.density.initial, *self.data)
 
     def log_prior(self, y: jax.Array) -> jax.Array:
         """Log-prior of y, Jacobian included."""
@@ -90,16 +110,33 @@ class Target:
 
     def log_likelihood(self, y: jax.Array) -> jax.Array:
         """Log-likelihood of y."""
-        return self.density.likelihood(self.flatten(y)[0])
+        return self.density.likelihood(self.flatten(y)[0], *self.data)
 
     def log_posterior(self, y: jax.Array) -> jax.Array:
         """Log-posterior of y up to a constant, Jacobian included."""
         flat, log_jacobian = self.flatten(y)
-        return self.density.prior(flat) + self.density.likelihood(flat) + log_jacobian
+        return self.density.prior(flat) + self.density.likelihood(flat, *self.data) + log_jacobian
 
     def log_posterior_at(self, centre: jax.Array, factor: ArrowFactor, u: jax.Array) -> jax.Array:
         """Log-posterior of y = centre + factor u."""
         return self.log_posterior(centre + factor.apply(u))
+
+    @cached_property
+    def log_posterior_of(self) -> Callable[..., jax.Array]:
+        """`log_posterior_at` with the maps as its first argument."""
+        return lambda maps, *rest: self._at(maps).log_posterior_at(*rest)
+
+    def flat_draws(self, draws: Array) -> Array:
+        """Draws of y, shape (chain, draw, dim), to draws of the model's flat vector."""
+        return np.asarray(self._flatten_draws(self.maps, draws))
+
+    @cached_property
+    def _flatten_draws(self) -> Callable[..., jax.Array]:
+        def flatten(maps: Maps, y: jax.Array) -> jax.Array:
+            return self._at(maps).flatten(y)[0]
+
+        over_draws = jax.vmap(jax.vmap(flatten, in_axes=(None, 0)), in_axes=(None, 0))
+        return jax.jit(over_draws)
 
     def derivatives(self, y: Array) -> Derivatives:
         """Log-posterior, its gradient and its exact Hessian."""
@@ -129,7 +166,9 @@ class Target:
 
         So the first has the Hessian of a Gaussian wherever the model's prior is one.
         """
-        straight, slope, bend, log_jacobian, jacobian_gradient, jacobian_bend = self._bending(y)
+        straight, slope, bend, log_jacobian, jacobian_gradient, jacobian_bend = self._bending(
+            self.maps, y
+        )
         parts = self._through_shear(straight)
         gradient = parts[0].gradient + parts[1].gradient
         stretch = slope[:, None] * slope
@@ -144,17 +183,17 @@ class Target:
     def _through_shear(self, straight: Array) -> tuple[Derivatives, Derivatives]:
         """Prior and likelihood in quantities and sheared weights."""
         if self.shear is None:
-            return self._prior(straight), self._likelihood(straight)
+            return self._prior(straight), self._likelihood(straight, *self.data)
         where = np.arange(self.dim)[self.density.slices()["discrepancy"]]
         weights = where.reshape(self.density.shapes["discrepancy"]).T
         where = np.arange(self.dim)[self.density.slices()["quantities"]]
         quantities = where.reshape(self.density.shapes["quantities"]).T
         theta = jnp.asarray(straight[quantities.T])
         flat = straight.copy()
-        flat[weights] -= np.asarray(self._shift(theta))
-        prior, likelihood = self._prior(flat), self._likelihood(flat)
+        flat[weights] -= np.asarray(_shift(self.shear, theta))
+        prior, likelihood = self._prior(flat), self._likelihood(flat, *self.data)
         force = (prior.gradient + likelihood.gradient)[weights]
-        slope, bend = map(np.asarray, self._shear_derivatives(theta, jnp.asarray(force)))
+        slope, bend = map(np.asarray, _shear_derivatives(self.shear, theta, jnp.asarray(force)))
         rows = np.broadcast_to(weights[:, :, None], slope.shape)
         columns = np.broadcast_to(quantities[:, None, :], slope.shape)
         moves = sparse.eye_array(self.dim, format="csr") - sparse.csr_array(
@@ -168,44 +207,35 @@ class Target:
         return prior, likelihood
 
     @cached_property
-    def _shift(self) -> Callable[..., jax.Array]:
-        assert self.shear is not None
-        return jax.jit(self.shear.shift)
-
-    @cached_property
-    def _shear_derivatives(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
-        assert self.shear is not None
-        return jax.jit(self.shear.derivatives)
-
-    @cached_property
-    def _prior(self) -> Callable[[Array], Derivatives]:
+    def _prior(self) -> Callable[..., Derivatives]:
         return derivatives(self.density.prior, self.structure.prior)
 
     @cached_property
-    def _likelihood(self) -> Callable[[Array], Derivatives]:
+    def _likelihood(self) -> Callable[..., Derivatives]:
         return derivatives(self.density.likelihood, self.structure.likelihood)
 
     @cached_property
-    def _bending(self) -> Callable[[Array], tuple[Array, Array, Array, float, Array, Array]]:
+    def _bending(self) -> Callable[..., tuple[Array, Array, Array, float, Array, Array]]:
         """The flat vector with its slope and bend, and the log-determinant with the same of it.
 
         The map is elementwise, so a product with ones is a diagonal.
         """
         ones = jnp.ones(self.dim)
 
-        def slope(y: jax.Array) -> jax.Array:
-            return jax.jvp(lambda y: self._unsheared(y)[0], (y,), (ones,))[1]
-
-        log_jacobian = jax.value_and_grad(lambda y: self._unsheared(y)[1])
-
         @jax.jit
-        def bending(y: jax.Array) -> tuple[jax.Array, ...]:
+        def bending(maps: Maps, y: jax.Array) -> tuple[jax.Array, ...]:
+            unsheared = self._at(maps)._unsheared
+
+            def slope(y: jax.Array) -> jax.Array:
+                return jax.jvp(lambda y: unsheared(y)[0], (y,), (ones,))[1]
+
+            log_jacobian = jax.value_and_grad(lambda y: unsheared(y)[1])
             first, bend = jax.jvp(slope, (y,), (ones,))
             (value, gradient), (_, second) = jax.jvp(log_jacobian, (y,), (ones,))
-            return self._unsheared(y)[0], first, bend, value, gradient, second
+            return unsheared(y)[0], first, bend, value, gradient, second
 
-        def as_arrays(y: Array) -> tuple[Array, Array, Array, float, Array, Array]:
-            found = [np.asarray(part) for part in bending(jnp.asarray(y))]
+        def as_arrays(maps: Maps, y: Array) -> tuple[Array, Array, Array, float, Array, Array]:
+            found = [np.asarray(part) for part in bending(maps, jnp.asarray(y))]
             flat, first, bend, value, *of_jacobian = found
             gradient, second = of_jacobian
             return flat, first, bend, float(value), gradient, second

@@ -3,6 +3,13 @@
 from bayeslat.plots.adaptation import plot_adaptation
 from bayeslat.plots.backtest import plot_backtest
 from bayeslat.plots.capacity import plot_contours, plot_frontier, plot_tenant_front
+from bayeslat.plots.diagnostics import (
+    plot_comparison,
+    plot_pit_bands,
+    plot_replicated,
+    plot_residuals,
+    plot_sensitivity,
+)
 from bayeslat.plots.fit import plot_fit, plot_pit
 from bayeslat.plots.newcomers import plot_cold_start
 from bayeslat.plots.next_points import plot_next_points
@@ -21,6 +28,7 @@ __all__ = [
     "plot_backtest",
     "plot_chunks",
     "plot_cold_start",
+    "plot_comparison",
     "plot_contours",
     "plot_disaggregation",
     "plot_exceedance",
@@ -31,8 +39,12 @@ __all__ = [
     "plot_parameters",
     "plot_phases",
     "plot_pit",
+    "plot_pit_bands",
     "plot_policies",
     "plot_prior_predictive",
+    "plot_replicated",
+    "plot_residuals",
     "plot_schedulers",
+    "plot_sensitivity",
     "plot_tenant_front",
 ]

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bayeslat.evaluation.backtest import ALL_REGIMES, Backtest
+from bayeslat.evaluation.backtesting import ALL_REGIMES, Backtest
 from bayeslat.evaluation.tables import TITLES
 from bayeslat.plots.style import (
     ACCENT,

@@ -22,8 +22,8 @@ from adaptation.rivals.oracle import Oracle
 from adaptation.rivals.refit import SD_LEVEL, SD_SLOPE, shift_of, start_refit
 from adaptation.scenarios import SCENARIOS, simulated_stream
 from adaptation.streams import of_deployment
+from bayeslat.evaluation.rivals.formula import predict
 from bayeslat.simulate import SimulatedFleet
-from contest.rivals.formula import predict
 
 NOISE = 0.04
 

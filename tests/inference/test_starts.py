@@ -75,3 +75,11 @@ def test_a_few_outliers_move_little(steps):
     table["latency_ms"] = latencies
     spoiled = bl.validate_steps(table, source="formula, 5 % stalls", check_floor=False)
     assert np.sqrt(np.mean(log_errors(steps, start(spoiled)) ** 2)) < SIGMA
+
+
+def test_a_handful_of_rows_does_not_measure_noise_away(steps):
+    """Five rows are fitted exactly by as many quantities."""
+    few = steps.select(np.arange(len(steps)) % 80 == 0)
+    assert np.bincount(few.deployment_index).tolist() == [5, 5]
+    least = np.exp(start(few).log_sigma).min()
+    assert least > 0.5 * starts.NOISE_MEAN[0] / np.sqrt(5 + starts.PRIOR_ROWS)

@@ -1,6 +1,6 @@
 """The throughput-saturation formula that follows a stream: least squares, and a momentum step.
 
-The formula, its bounds and its robust fit are those of `contest.rivals.formula`.
+The formula, its bounds and its robust fit are those of `bayeslat.evaluation.rivals.formula`.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from adaptation.rivals.base import Forecast, from_quantiles, gathered
-from contest.rivals.formula import HIGH, LOW, PARAMETERS, Fitter, Prior, predict
+from bayeslat.evaluation.rivals.formula import HIGH, LOW, PARAMETERS, Fitter, predict
 
 __all__ = [
     "Momentum",
@@ -60,9 +60,7 @@ class SlidingWindow:
         held, due = gathered(self, rows)
         if not due:
             return held
-        # A prior of no weight: the fit starts at its mean.
-        start = Prior(self.theta, np.zeros((1, self.theta.size)))
-        theta = Fitter(with_context=True).fit(held.rows, start)
+        theta = Fitter(with_context=True).fit(held.rows, start=self.theta)
         return replace(held, theta=theta)
 
     def predict(self, steps: pd.DataFrame) -> Forecast:

@@ -8,7 +8,7 @@ from stand_in_contenders import Failing, Lognormal
 
 import bayeslat as bl
 from bayeslat.errors import InputError
-from bayeslat.evaluation.backtest import ALL_REGIMES, backtest
+from bayeslat.evaluation.backtesting import ALL_REGIMES, backtest
 from bayeslat.evaluation.ours import Bayeslat
 from bayeslat.evaluation.splits import SplitSettings, make_folds
 from bayeslat.evaluation.store import Store
