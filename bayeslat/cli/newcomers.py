@@ -163,6 +163,10 @@ def report(
     precision: PrecisionOption = None,
     sla_ms: Annotated[float, typer.Option("--sla-ms", help="Limit in milliseconds.")] = 50.0,
     risk: Annotated[float, typer.Option("--risk", help="Admitted probability.")] = 0.01,
+    backtest: Annotated[
+        Path | None,
+        typer.Option("--backtest", help="A backtest.json, for a comparison with other models."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write one self-contained HTML page about a posterior: may it be relied on, and what it says.
@@ -170,11 +174,13 @@ def report(
     [bold]Example:[/bold] bayeslat report fleet.nc --steps steps.csv --sla-ms 50 --out report.html
     """
     check_output(out, ".html")
+    from bayeslat.evaluation.backtesting import Backtest
     from bayeslat.observations import read_steps
     from bayeslat.posterior import load
     from bayeslat.report import write_report
 
     fleet = load(posterior)
+    beside = Backtest.load(backtest) if backtest is not None else None
     observations = None
     if steps is not None:
         observations = read_steps(
@@ -189,7 +195,13 @@ def report(
         )
     with working("writing the report") as tell:
         reliance = write_report(
-            fleet, out, observations=observations, sla_ms=sla_ms, risk=risk, progress=tell
+            fleet,
+            out,
+            observations=observations,
+            sla_ms=sla_ms,
+            risk=risk,
+            backtest=beside,
+            progress=tell,
         )
     show_verdict(fleet, quiet=json)
     say(escape(str(reliance)), quiet=json)

@@ -10,7 +10,7 @@ from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,9 @@ from bayeslat.observations.files import replacing
 __all__ = ["ALL_REGIMES", "Backtest", "Failure", "backtest"]
 
 ALL_REGIMES: Final = "all"
+
+TEXTS: Final = ("split", "fold", "contender", "deployment", "regime")
+"""Columns of the scores that are no numbers."""
 
 _FAILURES: Final = (BayeslatError, ArithmeticError, ValueError, RuntimeError)
 """What a contender may end with, and still leave the others their say."""
@@ -94,7 +97,7 @@ class Backtest:
                 f" {', '.join(self.splits)} with one of {', '.join(self.regimes(split))}"
             )
         keys = ["contender", "k"]
-        numbers = own.drop(columns=["split", "fold", "deployment", "regime"])
+        numbers = own.drop(columns=[name for name in TEXTS if name != "contender"])
         return numbers.groupby(keys, sort=False, dropna=False).median().reset_index()
 
     def regimes(self, split: str) -> tuple[str, ...]:
@@ -110,6 +113,36 @@ class Backtest:
             "failures": [asdict(each) for each in self.failures],
             "scores": json.loads(self.scores.to_json(orient="records", double_precision=15)),
         }
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file of `save`.
+
+        Raises
+        ------
+        InputError
+            There is no such file, or it holds something else.
+        """
+        try:
+            read = json.loads(Path(path).read_text(encoding="utf-8"))
+            scores = pd.DataFrame(read["scores"])
+            failures = tuple(Failure(**each) for each in read["failures"])
+            found = cls(scores, failures, tuple(read["notes"]), read["source"])
+            # Null is NaN; a column without any number would be of objects.
+            numbers = [name for name in scores.columns if name not in TEXTS]
+            scores[numbers] = scores[numbers].astype(float)
+            for split in found.splits:
+                found.medians(split)
+        except FileNotFoundError as error:
+            raise InputError(
+                f"got no file {path}, expected the backtest.json of a backtest; correct the path"
+            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"got {path}, which cannot be read as a backtest ({error}), expected a file that"
+                " bayeslat backtest wrote; make it again"
+            ) from error
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file, whole or not at all."""

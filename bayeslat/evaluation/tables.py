@@ -92,7 +92,7 @@ def _table(found: Backtest, split: str, regime: str, columns: dict[str, Column])
     steps = own[own["contender"] == own["contender"].iloc[0]]
     if ks:
         steps = steps[steps["k"] == ks[0]]
-    note = f"{n} {'deployment' if n == 1 else 'deployments'}, {steps['rows'].sum():,} steps."
+    note = f"{n} {'deployment' if n == 1 else 'deployments'}, {steps['rows'].sum():,.0f} steps."
     if len(ks) > 1:
         note += f" Cells: {' / '.join(f'k = {k:.0f}' for k in ks)}."
     contenders = list(dict.fromkeys(medians["contender"]))

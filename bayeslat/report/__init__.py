@@ -1,15 +1,11 @@
 """One self-contained HTML page about a posterior: may it be relied on, what it says, its limits."""
 
 from bayeslat.report.agreement import ColdStart
-from bayeslat.report.comparison import Comparison, ComparisonPicture, ComparisonTable
 from bayeslat.report.page import write_report
 from bayeslat.report.reliance import Finding, Level, Reliance
 
 __all__ = [
     "ColdStart",
-    "Comparison",
-    "ComparisonPicture",
-    "ComparisonTable",
     "Finding",
     "Level",
     "Reliance",

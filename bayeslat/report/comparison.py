@@ -1,102 +1,43 @@
-"""What a report shows of a comparison with other models: tables and pictures made elsewhere."""
+"""What a report shows of a backtest: tables and pictures of the model beside others."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Final, NamedTuple
 
-from bayeslat.errors import InputError
+from bayeslat.evaluation.backtesting import Backtest
+from bayeslat.evaluation.tables import TITLES, TextTable, split_tables
+from bayeslat.plots.backtest import plot_backtest
+from bayeslat.report.pictures import Picture, drawn
 
-__all__ = ["Comparison", "ComparisonPicture", "ComparisonTable"]
+__all__ = ["Comparison", "compared"]
+
+SCORES: Final = ("mape", "ape95", "relative_crps", "coverage90", "exceedance99", "log_score")
+"""Scores that a page has room for."""
 
 
-@dataclass(frozen=True)
-class ComparisonTable:
-    """A table of scores.
+class Comparison(NamedTuple):
+    """One split of a backtest.
 
-    Parameters
+    Attributes
     ----------
-    title, note : str
-        What it compares, and how to read it.
-    columns : tuple of str
-        Headings.
-    rows : tuple of tuple
-        Cells: text, numbers, or None for what there is not.
-
-    Raises
-    ------
-    InputError
-        A row has more or fewer cells than there are columns.
+    table : TextTable
+        Scores over all steps.
+    picture : Picture
+        Error and coverage of every deployment.
     """
 
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", tuple(self.columns))
-        object.__setattr__(self, "rows", tuple(tuple(row) for row in self.rows))
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise InputError(
-                    f"got a row of {len(row)} cells in the table {self.title!r}, expected"
-                    f" {len(self.columns)}, one for each column; correct the row"
-                )
+    table: TextTable
+    picture: Picture
 
 
-@dataclass(frozen=True)
-class ComparisonPicture:
-    """A picture of scores.
-
-    Parameters
-    ----------
-    title, alt : str
-        Its heading, and what it shows in words.
-    png : bytes
-        Content of a PNG file.
-    """
-
-    title: str
-    alt: str
-    png: bytes
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The model beside others on the same steps.
-
-    Parameters
-    ----------
-    tables : tuple of ComparisonTable
-        Scores.
-    pictures : tuple of ComparisonPicture
-        Pictures of them.
-    """
-
-    tables: tuple[ComparisonTable, ...]
-    pictures: tuple[ComparisonPicture, ...] = ()
-
-    @classmethod
-    def from_dict(
-        cls, values: Mapping[str, Any], pictures: tuple[ComparisonPicture, ...] = ()
-    ) -> Self:
-        """Read ``{"tables": [{"title", "note", "columns", "rows"}, ...]}``, as JSON holds it.
-
-        Raises
-        ------
-        InputError
-            Something is missing.
-        """
-        try:
-            tables = tuple(
-                ComparisonTable(
-                    str(each["title"]), str(each.get("note", "")), each["columns"], each["rows"]
-                )
-                for each in values["tables"]
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"got a comparison that cannot be read ({error}), expected 'tables', a list of"
-                " tables with title, note, columns and rows; write it again"
-            ) from error
-        return cls(tables, pictures)
+def compared(found: Backtest) -> list[Comparison]:
+    """Every split of a backtest as a page shows it."""
+    return [
+        Comparison(
+            split_tables(found, split, scores=SCORES)[0],
+            drawn(
+                plot_backtest(found, split),
+                f"{TITLES[split]}. Error of the median and share of steps within the 90 % interval,"
+                " a point for each deployment and a bar at the median of each model.",
+            ),
+        )
+        for split in found.splits
+    ]

@@ -1,7 +1,7 @@
 """Numbers as a page shows them: few digits, intervals in brackets, nothing that is only noise."""
 
 import math
-from typing import Any, Final
+from typing import Final
 
 from bayeslat.predictive import Estimate
 
@@ -40,20 +40,10 @@ def _percent_bounds(estimate: Estimate) -> str:
     return "" if shown[1] == shown[2] == shown[0] else f"[{shown[1]}, {shown[2]}]"
 
 
-def _cell(value: Any) -> str:
-    """A cell of somebody else's table: text as it is, numbers as everywhere, nothing as a dash."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else number(value)
-
-
 FILTERS: Final = {
     "number": number,
     "percent": percent,
     "bounds": _bounds,
     "percent_bounds": _percent_bounds,
-    "cell": _cell,
 }
 """What the templates call."""

@@ -12,6 +12,7 @@ import numpy as np
 from bayeslat import plots
 from bayeslat.checks import prior_predictive
 from bayeslat.errors import InputError
+from bayeslat.evaluation.backtesting import Backtest
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations, Quarantine
 from bayeslat.observations.files import replacing
@@ -19,10 +20,10 @@ from bayeslat.posterior import FleetPosterior
 from bayeslat.predictive.estimate import check_probability
 from bayeslat.report.agreement import ColdStart, agreement, newcomer
 from bayeslat.report.answers import answer, exceedance_picture
-from bayeslat.report.comparison import Comparison
+from bayeslat.report.comparison import compared
 from bayeslat.report.formats import FILTERS
 from bayeslat.report.parameters import parameters
-from bayeslat.report.pictures import Picture, drawn, from_png
+from bayeslat.report.pictures import Picture, drawn
 from bayeslat.report.reliance import Reliance, judge
 from bayeslat.report.served import GAP_MS, OBJECTIVE, REQUEST, served
 
@@ -45,7 +46,7 @@ def write_report(
     sla_ms: float = 50.0,
     risk: float = 0.01,
     cold_start: ColdStart | None = None,
-    comparison: Comparison | None = None,
+    backtest: Backtest | None = None,
     title: str = "Fleet latency report",
     serving: bool = True,
     progress: Callable[[str], None] | None = None,
@@ -64,8 +65,8 @@ def write_report(
         Limit in milliseconds and admitted probability of breaking it.
     cold_start : ColdStart, optional
         A newcomer before and after a few steps.
-    comparison : Comparison, optional
-        The model beside others.
+    backtest : Backtest, optional
+        The model beside others, on steps that were held out.
     title : str
         Of the page.
     serving : bool
@@ -116,8 +117,7 @@ def write_report(
         open_tables=OPEN_TABLES,
         agreement=met,
         cold_start=newcomer(cold_start) if cold_start is not None else None,
-        comparison=comparison,
-        comparison_pictures=_pictures(comparison),
+        comparisons=compared(backtest) if backtest is not None else [],
         prior=_prior(fleet),
         quarantines=quarantines,
         examples=_examples(observations),
@@ -148,11 +148,6 @@ def _write(target: Path, page: str) -> None:
 
 def _silent(_: str) -> None:
     """Report nothing."""
-
-
-def _pictures(comparison: Comparison | None) -> list[tuple[str, Picture]]:
-    given = comparison.pictures if comparison is not None else ()
-    return [(each.title, from_png(each.png, each.alt)) for each in given]
 
 
 def _prior(fleet: FleetPosterior) -> Picture:

@@ -3,12 +3,13 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from stand_in_contenders import Failing, Lognormal
 
 import bayeslat as bl
 from bayeslat.errors import InputError
-from bayeslat.evaluation.backtesting import ALL_REGIMES, backtest
+from bayeslat.evaluation.backtesting import ALL_REGIMES, Backtest, backtest
 from bayeslat.evaluation.ours import Bayeslat
 from bayeslat.evaluation.splits import SplitSettings, make_folds
 from bayeslat.evaluation.store import Store
@@ -167,6 +168,23 @@ def test_json_holds_every_score(found, tmp_path):
     assert read["scores"][0]["k"] is None
     assert read["source"]["fingerprint"] == found.source["fingerprint"]
     assert read["failures"][0]["contender"] == "failing"
+
+
+def test_a_saved_backtest_is_read_again(found, tmp_path):
+    found.save(tmp_path / "backtest.json")
+    read = Backtest.load(tmp_path / "backtest.json")
+    pd.testing.assert_frame_equal(read.scores, found.scores, check_dtype=False)
+    assert (read.failures, read.notes) == (found.failures, found.notes)
+    assert split_tables(read, "new-gpu") == split_tables(found, "new-gpu")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"scores": [], "failures": [], "notes": []}'])
+def test_another_file_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(InputError, match="cannot be read as a backtest"):
+        Backtest.load(tmp_path / "other.json")
+    with pytest.raises(InputError, match="got no file"):
+        Backtest.load(tmp_path / "none.json")
 
 
 def test_tables_have_a_row_a_contender_and_the_target(found):

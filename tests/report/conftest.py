@@ -1,47 +1,29 @@
 """One report with every section, of the tiny fleet."""
 
-import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.figure import Figure
+from stand_in_contenders import Lognormal
 
+from bayeslat.evaluation.backtesting import Backtest, backtest
 from bayeslat.posterior import FleetPosterior
-from bayeslat.report import (
-    ColdStart,
-    Comparison,
-    ComparisonPicture,
-    ComparisonTable,
-    Reliance,
-    write_report,
-)
+from bayeslat.report import ColdStart, Reliance, write_report
 
 TITLE = "A & B <fleet>"
 
 
-def small_png() -> bytes:
-    figure, buffer = Figure(figsize=(6, 2)), io.BytesIO()
-    figure.subplots().plot([1, 2], [2, 1])
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="session")
-def comparison() -> Comparison:
-    table = ComparisonTable(
-        "New GPU",
-        "Mean error in percent.",
-        ("model", "0 steps", "10 steps"),
-        (("hierarchical", 15.0, 7.25), ("table <interpolated>", None, "11.0 ± 0.4")),
-    )
-    picture = ComparisonPicture("Errors", "Mean error of two models over steps seen.", small_png())
-    return Comparison((table,), (picture,))
+def beside(tiny_steps) -> Backtest:
+    """A backtest of two contenders that are quick to fit, on twice as many steps."""
+    twice = tiny_steps.select(np.repeat(np.arange(len(tiny_steps)), 2))
+    return backtest(twice, ["points"], [Lognormal("bayeslat"), Lognormal("another <model>")])
 
 
 @pytest.fixture(scope="session")
 def written(
-    tiny_fleet, tiny_steps, comparison, tmp_path_factory: pytest.TempPathFactory
+    tiny_fleet, tiny_steps, beside, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Reliance]:
     """A page with every section, and the verdict that it came with."""
     path = tmp_path_factory.mktemp("report") / "report.html"
@@ -51,7 +33,7 @@ def written(
         path,
         observations=tiny_steps,
         cold_start=cold,
-        comparison=comparison,
+        backtest=beside,
         title=TITLE,
     )
     return path, reliance

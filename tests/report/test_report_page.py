@@ -6,7 +6,7 @@ import pytest
 
 import bayeslat as bl
 from bayeslat.errors import InputError
-from bayeslat.report import Comparison, Level, write_report
+from bayeslat.report import Level, write_report
 
 
 @pytest.fixture(scope="module")
@@ -95,21 +95,10 @@ def test_fitted_steps_are_no_forecast(page, tiny_fleet, tiny_steps, tmp_path):
 
 
 def test_comparison_shows_its_tables_and_pictures(page):
-    assert "table &lt;interpolated&gt;" in page
-    assert '<td class="number">7.25</td>' in page
-    assert '<td class="number">–</td><td class="number">11.0 ± 0.4</td>' in page
-    assert 'alt="Mean error of two models over steps seen."' in page
-
-
-def test_comparison_is_read_from_json():
-    table = {"title": "a", "note": "b", "columns": ["x", "y"], "rows": [["1", 2.0]]}
-    read = Comparison.from_dict({"tables": [table]})
-    assert read.tables[0].rows == (("1", 2.0),)
-    for wrong in ({}, {"tables": [{"title": "a"}]}, {"tables": 3}, {"tables": [3]}):
-        with pytest.raises(InputError, match="expected 'tables'"):
-            Comparison.from_dict(wrong)
-    with pytest.raises(InputError, match="1 cells in the table 'a', expected 2"):
-        Comparison.from_dict({"tables": [{**table, "rows": [["1"]]}]})
+    assert "<h3>Design points: a share of those of every deployment held out</h3>" in page
+    assert '<th scope="row">another &lt;model&gt;</th>' in page
+    assert '<th scope="row">best, or nominal</th>' in page
+    assert 'alt="Design points' in page
 
 
 def test_prediction_without_steps_says_so(tiny_fleet, tmp_path):
