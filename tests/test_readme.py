@@ -10,7 +10,7 @@ import pytest
 import typer
 
 import bayeslat
-from bayeslat import online
+from bayeslat import evaluation, online
 from bayeslat.cli import app
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -35,6 +35,7 @@ def test_examples_are_short_and_have_their_output() -> None:
         ("served", bayeslat.ServedDeployment),
         ("gate", bayeslat.Gate),
         ("online", online),
+        ("evaluation", evaluation),
         ("runner", online.OnlineRunner),
         ("state", online.OnlineState),
     ],
