@@ -78,7 +78,8 @@ def opened(browser, written) -> Iterator[Any]:
         page.on("console", lambda message: wrong.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url[:80]}"))
-        page.goto(path.as_uri())
+        # Word of a failed request may come after the page has loaded.
+        page.goto(path.as_uri(), wait_until="networkidle")
         return page, wrong
 
     yield open_page

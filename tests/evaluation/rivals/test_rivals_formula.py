@@ -65,7 +65,7 @@ def test_shares_are_interpolated_between_their_neighbours(exact: Observations) -
     known = concat(on_share(exact, "A100-80GB", 1.0), on_share(exact, "A100-80GB@64%", 4.0))
     new = on_share(exact, "A100-80GB@80%", np.nan)
     pooled = Pooled(known, Fitter(with_context=True, starts=2), "gpu", CATALOG)
-    [found] = pooled.newcomers(History.of(known, None, CATALOG), new)
+    [found] = pooled.newcomers(History.of(known, None), new)
     # 0.8 is the geometric mean of 0.64 and 1, and so is 2 of 4 and 1.
     assert np.exp(found.log_rest) == pytest.approx(2.0 * exact.latency_ms, rel=0.02)
     assert sorted(found.shares.values()) == pytest.approx([0.5, 0.5])
@@ -74,7 +74,7 @@ def test_shares_are_interpolated_between_their_neighbours(exact: Observations) -
 def test_two_deployments_that_are_no_shares_are_not_taken_for_shares(exact: Observations) -> None:
     known = concat(on_share(exact, "A100-80GB", 1.0), on_share(exact, "H100-80GB", 0.5))
     pooled = Pooled(known, Fitter(with_context=True, starts=1), "gpu", CATALOG)
-    [found] = pooled.newcomers(History.of(known, None, CATALOG), on_share(exact, "L4-24GB", np.nan))
+    [found] = pooled.newcomers(History.of(known, None), on_share(exact, "L4-24GB", np.nan))
     assert found.shares == {}
 
 

@@ -165,7 +165,7 @@ def test_ratios_of_a_deployment_are_its_empirical_quantiles(rival_fleet: Observa
 def test_few_steps_scale_a_pooled_forecast(rival_fleet: Observations) -> None:
     known, new = halves(rival_fleet.for_deployment(rival_fleet.deployments[0]))
     few = following(new, np.full(len(new), 30.0)).select(np.arange(3))
-    history = replace(History.of(known, None, SHEETS), few=few)
+    history = replace(History.of(known, None), few=few)
     found = scaled_by_few(lambda steps: np.full(len(steps), 10.0), history, new)
     assert found == pytest.approx(10.0 * 3 ** (3 / 4))
 
@@ -176,19 +176,19 @@ def test_contexts_are_filled_with_what_is_typical(rival_fleet: Observations) -> 
     context[rival_fleet.slice_of(first)] = np.nan
     context[rival_fleet.slice_of(first).start] = 7 * rival_fleet.batch_size[0]
     context[rival_fleet.slice_of(second)] = np.nan
-    history = History.of(replace(rival_fleet, context_tokens=context), None, SHEETS)
+    history = History.of(replace(rival_fleet, context_tokens=context), None)
     per_request = history.known.context_tokens / history.known.batch_size
     assert (per_request[rival_fleet.slice_of(first)] == 7).all()
     assert (per_request[rival_fleet.slice_of(second)] == 50).all()
 
 
-def test_a_deployment_is_new_by_its_device_its_share_or_its_llm(rival_fleet: Observations) -> None:
+def test_a_deployment_is_new_by_its_gpu_or_else_by_its_llm(rival_fleet: Observations) -> None:
     out = rows_where(rival_fleet, lambda each: each.gpu == "H100-80GB")
     new = rival_fleet.select(out)
-    history = History.of(rival_fleet.select(~out), new.select(np.arange(13)), SHEETS)
+    history = History.of(rival_fleet.select(~out), new.select(np.arange(13)))
     assert history.novelty(rival_fleet.deployments[0]) == KNOWN
-    assert history.novelty(new.deployments[0]) == Novelty("device", 10)
-    assert history.novelty(new.deployments[1]) == Novelty("device", 0)
+    assert history.novelty(new.deployments[0]) == Novelty("gpu", 10)
+    assert history.novelty(new.deployments[1]) == Novelty("gpu", 0)
     assert history.novelty(Deployment("A100-80GB@20%", "llama-7b")) == Novelty("gpu", 0)
     assert history.novelty(Deployment("A100-80GB", "llama-70b")) == Novelty("model", 0)
 
