@@ -49,7 +49,7 @@ class BoostedResidual:
     """
 
     name = "boosted residual"
-    version = "1"
+    version = "2"
 
     def __init__(self, catalog: Catalog, *, rounds: int = 1500, starts: int = 8):
         self.memory = PooledMemory(Fitter(with_context=True, starts=starts), catalog)
@@ -65,7 +65,7 @@ class BoostedResidual:
             LightGBM is not installed, or there is no known step.
         """
         require("lightgbm", rival=self.name)
-        history = History.of(known, few, self.memory.catalog)
+        history = History.of(known, few)
         return FittedPoints(history, partial(self._forecaster, history))
 
     def _forecaster(self, history: History, novelty: Novelty) -> Forecaster:

@@ -7,13 +7,12 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslat.catalog import Catalog
 from bayeslat.errors import InputError
 from bayeslat.evaluation.base import Array
 from bayeslat.observations import Observations, concat
 from bayeslat.schema import Deployment
 
-__all__ = ["KNOWN", "N_FOLDS", "History", "Novelty", "folds", "group_of"]
+__all__ = ["KNOWN", "N_FOLDS", "History", "Novelty", "folds"]
 
 COUNTS: Final = (0, 1, 2, 5, 10, 20, 50)
 """Numbers of steps of a new deployment with which errors of known ones are rehearsed."""
@@ -23,10 +22,11 @@ N_FOLDS: Final = 5
 
 
 class Novelty(NamedTuple):
-    """How a deployment is new, and how many of its steps are known.
+    """How a deployment is new: by its ``gpu`` or else its ``model``, with how many steps known.
 
-    It is new by its ``device``, by its ``gpu`` (a share of a known device) or else by its
-    ``model``. The number is rounded down to one of `COUNTS`.
+    The shares of one device are different GPUs here. To rehearse a new device by leaving others out
+    with all their shares makes newcomers with a few steps worse, where most known deployments are
+    on one device: what is then left says little. The number is rounded down to one of `COUNTS`.
     """
 
     by: str
@@ -50,19 +50,16 @@ class History:
         Steps of deployments with plenty of them.
     few
         Steps of other deployments; may be empty.
-    catalog
-        Datasheets.
     context_per_request
         Median C / B of the deployments that record contexts.
     """
 
     known: Observations
     few: Observations
-    catalog: Catalog
     context_per_request: Mapping[Deployment, float]
 
     @classmethod
-    def of(cls, known: Observations, few: Observations | None, catalog: Catalog) -> Self:
+    def of(cls, known: Observations, few: Observations | None) -> Self:
         """History with the contexts filled in.
 
         Raises
@@ -76,7 +73,7 @@ class History:
                 "leave fewer steps out"
             )
         few = known.select([]) if few is None else few
-        bare = cls(known, few, catalog, _context_per_request(concat(known, few)))
+        bare = cls(known, few, _context_per_request(concat(known, few)))
         return replace(bare, known=bare.filled(known), few=bare.filled(few))
 
     def filled(self, steps: Observations) -> Observations:
@@ -102,12 +99,9 @@ class History:
         """How a deployment is new."""
         if deployment in self.known.deployments:
             return KNOWN
+        known_gpus = {each.gpu for each in self.known.deployments}
         n_few = max(count for count in COUNTS if count <= len(self.few_of(deployment)))
-        for by in ("device", "gpu"):
-            known = {group_of(each, by, self.catalog) for each in self.known.deployments}
-            if group_of(deployment, by, self.catalog) not in known:
-                return Novelty(by, n_few)
-        return Novelty("model", n_few)
+        return Novelty("model" if deployment.gpu in known_gpus else "gpu", n_few)
 
     def split(self, steps: Observations) -> dict[Novelty, NDArray[np.int64]]:
         """Rows of the steps of every novelty."""
@@ -117,13 +111,6 @@ class History:
             own = np.array([other == each for other in novelty])
             found[each] = np.flatnonzero(own[steps.deployment_index])
         return found
-
-
-def group_of(deployment: Deployment, by: str, catalog: Catalog) -> str:
-    """Name of the deployment's ``device``, ``gpu`` or ``model``."""
-    if by == "device":
-        return catalog.gpu(deployment.gpu).device
-    return deployment.gpu if by == "gpu" else deployment.model
 
 
 def _context_per_request(steps: Observations) -> dict[Deployment, float]:

@@ -37,14 +37,14 @@ class StaticSaturation:
     """
 
     name = "saturation LSQ"
-    version = "1"
+    version = "2"
 
     def __init__(self, catalog: Catalog, *, starts: int = 8):
         self.memory = PooledMemory(Fitter(with_context=False, starts=starts), catalog)
 
     def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
         """See `Contender`."""
-        history = History.of(known, few, self.memory.catalog)
+        history = History.of(known, few)
         steps = history.known
         fits = {each: _static_fit(steps.for_deployment(each)) for each in steps.deployments}
         point = partial(_static_each, fits)
@@ -83,14 +83,14 @@ class SaturationWithContext:
     """
 
     name = "saturation+context LSQ"
-    version = "1"
+    version = "2"
 
     def __init__(self, catalog: Catalog, *, starts: int = 8):
         self.memory = PooledMemory(Fitter(with_context=True, starts=starts), catalog)
 
     def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
         """See `Contender`."""
-        history = History.of(known, few, self.memory.catalog)
+        history = History.of(known, few)
         point = partial(predict_each, self.memory.fitter.fit_all(history.known))
         errors = Ratios(history.known, history.known.latency_ms / point(history.known))
         return FittedPoints(history, _Maker(history, self.memory, Forecaster(point, errors)))

@@ -99,7 +99,7 @@ class Polynomial:
 
     def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
         """See `Contender`."""
-        history = History.of(known, few, self.catalog)
+        history = History.of(known, few)
         return FittedPoints(history, partial(self._forecaster, history))
 
     def _forecaster(self, history: History, novelty: Novelty) -> Forecaster:

@@ -24,7 +24,7 @@ from bayeslat.catalog import Catalog
 from bayeslat.evaluation.base import Array
 from bayeslat.evaluation.rivals.datasheets import Datasheets
 from bayeslat.evaluation.rivals.formula import Fitter, Prior, predict
-from bayeslat.evaluation.rivals.history import History, Novelty, group_of
+from bayeslat.evaluation.rivals.history import History, Novelty
 from bayeslat.observations import Observations
 from bayeslat.schema import Deployment
 
@@ -96,7 +96,7 @@ class Pooled:
     fitter
         Fits one deployment.
     by
-        ``device``, ``gpu`` or ``model``: which names new deployments bring.
+        ``gpu`` or ``model``: which names new deployments bring.
     catalog
         Datasheets.
     """
@@ -106,7 +106,7 @@ class Pooled:
         self.known = known.deployments
         self.sheets = Datasheets.of(self.known, catalog)
         self.own = [thinned(known.for_deployment(each)) for each in self.known]
-        self.groups = np.array([group_of(each, by, catalog) for each in self.known])
+        self.groups = np.array([getattr(each, by) for each in self.known])
         free = np.median(list(fitter.fit_all(known).values()), axis=0)
         self.weak = Prior(free, np.eye(free.size) / FREE_SPREAD)
         self.theta = list(fitter.fit_all(known, self.weak).values())

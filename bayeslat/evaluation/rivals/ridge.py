@@ -58,7 +58,7 @@ class BayesianRidgeRival:
             Scikit-learn is not installed, or there is no known step.
         """
         require("sklearn", rival=self.name)
-        history = History.of(known, few, self.catalog)
+        history = History.of(known, few)
         steps = history.known
         terms = LogTerms(OWN_DEGREE)
         own = {

@@ -46,7 +46,7 @@ class RooflineKnee:
 
     def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
         """See `Contender`."""
-        history = History.of(known, few, self.catalog)
+        history = History.of(known, few)
         return FittedPoints(history, partial(self._forecaster, history))
 
     def _forecaster(self, history: History, novelty: Novelty) -> Forecaster:
@@ -145,7 +145,7 @@ class RooflineDatasheet:
 
     def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
         """See `Contender`."""
-        history = History.of(known, few, self.catalog)
+        history = History.of(known, few)
         return FittedPoints(history, partial(self._forecaster, history.everything()))
 
     def _forecaster(self, steps: Observations, novelty: Novelty) -> Forecaster:

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from bayeslat.catalog import Catalog
 from bayeslat.evaluation.base import Array, Fitted
 from bayeslat.evaluation.rivals.datasheets import Datasheets
-from bayeslat.evaluation.rivals.history import KNOWN, N_FOLDS, History, Novelty, folds, group_of
+from bayeslat.evaluation.rivals.history import KNOWN, N_FOLDS, History, Novelty, folds
 from bayeslat.evaluation.rivals.pooled import likeness, thinned
 from bayeslat.evaluation.rivals.spread import FittedPoints, Forecaster, Ratios, scaled_by_few
 from bayeslat.observations import Observations, concat
@@ -50,11 +50,11 @@ class ProfileTable:
 
     name: str
     catalog: Catalog
-    version: str = "1"
+    version: str = "2"
 
     def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
         """See `Contender`."""
-        history = History.of(known, few, self.catalog)
+        history = History.of(known, few)
         return FittedPoints(history, _Maker(history, _tables(history.known), self.catalog))
 
 
@@ -85,7 +85,7 @@ class _Maker:
     def _errors_as_if_new(self, novelty: Novelty) -> Ratios | None:
         """Errors of known deployments as if new; `None` where all share what is new."""
         known = self.history.known.deployments
-        if len({group_of(each, novelty.by, self.catalog) for each in known}) < 2:
+        if len({getattr(each, novelty.by) for each in known}) < 2:
             return None
         own = [thinned(self.history.known.for_deployment(each)) for each in known]
         own = [steps for steps in own if len(steps) > novelty.n_few]
@@ -105,7 +105,7 @@ class _Maker:
         distance = likeness(known, known, sheets).diagonal() - 2.0 * like
         if unlike:
             groups, own = (
-                np.array([group_of(each, unlike, self.catalog) for each in deployments])
+                np.array([getattr(each, unlike) for each in deployments])
                 for deployments in (known, steps.deployments)
             )
             distance[own[:, None] == groups] = np.inf

@@ -38,7 +38,7 @@ class _Lesson:
 
     @classmethod
     def of(cls, known: Observations, few: Observations | None, catalog: Catalog) -> "_Lesson":
-        few = History.of(known, few, catalog).few
+        few = History.of(known, few).few
         sheets = Datasheets.of(known.deployments, catalog)
         steps = concat(known, few)
         is_few = np.array([each in few.deployments for each in steps.deployments])
