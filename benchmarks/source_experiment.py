@@ -284,8 +284,8 @@ def document(
         " table. In the second the adaptive model is fitted again after every hundred of the"
         " larger steps: from then on it does not extrapolate.",
         "* The first four know B and S alone, as in the source; bayeslat is also told of the"
-        " context, but in the last line. What separates the last two lines is the context; what separates"
-        " the last from the static model is the rest.",
+        " context, but in the last line. What separates the last two lines is the context; what"
+        " separates the last from the static model is the rest.",
         "* Shapes of linear, polynomial and static models depend on the mix of steps: with prefills"
         " of thousands of tokens even a straight line explains most of the variance in ms.",
     ]
