@@ -216,11 +216,14 @@ def fit(
         end_unconverged("raise --draws or --tune, look at the data, or give --allow-unconverged")
 
 
-def _spec(terms: str | None, **settings: Any) -> "ModelSpec":
+def _spec(terms: str | None, *, likelihood: str, strays: bool) -> "ModelSpec | None":
+    """The model that was asked for; None where the log may decide."""
     from bayeslat.model.spec import DEFAULT_TERMS, ModelSpec
 
+    if terms is None and not strays and likelihood == ModelSpec().likelihood:
+        return None
     chosen = DEFAULT_TERMS if terms is None else tuple(t.strip() for t in terms.split(",") if t)
-    return ModelSpec(terms=chosen, **settings)
+    return ModelSpec(terms=chosen, likelihood=likelihood, strays=strays)
 
 
 def _column_map(pairs: list[str]) -> dict[str, str]:

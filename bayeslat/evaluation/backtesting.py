@@ -10,7 +10,7 @@ from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -18,12 +18,13 @@ from threadpoolctl import threadpool_limits
 
 from bayeslat.catalog import Catalog
 from bayeslat.errors import BayeslatError, InputError
-from bayeslat.evaluation.base import Contender
+from bayeslat.evaluation.base import Array, Contender
 from bayeslat.evaluation.ours import Bayeslat, FittedBayeslat
 from bayeslat.evaluation.regimes import REGIMES, regimes_of
-from bayeslat.evaluation.scores import LEVELS, score_quantiles
+from bayeslat.evaluation.scores import LEVELS, at_level, score_quantiles
 from bayeslat.evaluation.splits import Fold, SplitSettings, make_folds
 from bayeslat.evaluation.store import Prediction, Store
+from bayeslat.evaluation.versions import digest, package_versions, source_digest
 from bayeslat.observations import Observations
 from bayeslat.observations.files import replacing
 
@@ -34,8 +35,28 @@ ALL_REGIMES: Final = "all"
 TEXTS: Final = ("split", "fold", "contender", "deployment", "regime")
 """Columns of the scores that are no numbers."""
 
+SCORES: Final = tuple(score_quantiles([1.0], np.ones((1, len(LEVELS)))))
+COLUMNS: Final = (
+    "split", "fold", "k", "contender", "deployment", "regime", "rows", *SCORES, "seconds",
+    "max_rhat",
+)  # fmt: skip
+"""Columns of the scores."""
+
+RIVAL_SOURCES: Final = ("catalog", "evaluation/rivals", "schema.py")
+RIVAL_PACKAGES: Final = ("lightgbm", "numpy", "scikit-learn", "scipy", "xgboost-cpu")
+"""What decides the predictions of rivals, beside their own version and the datasheets."""
+
+MEDIAN: Final = LEVELS.index(0.5)
+
 _FAILURES: Final = (BayeslatError, ArithmeticError, ValueError, RuntimeError)
 """What a contender may end with, and still leave the others their say."""
+
+
+class _Asked(NamedTuple):
+    """A contender, and what tells whether a prediction that was kept is still its own."""
+
+    contender: Contender
+    version: str
 
 
 @dataclass(frozen=True)
@@ -74,8 +95,10 @@ class Backtest:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Splits that were asked, in order."""
-        return tuple(dict.fromkeys(self.scores["split"]))
+        """Splits that some contender answered throughout, in order."""
+        failed = {(each.split, each.contender) for each in self.failures}
+        pairs = dict.fromkeys(zip(self.scores["split"], self.scores["contender"], strict=True))
+        return tuple(dict.fromkeys(split for split, name in pairs if (split, name) not in failed))
 
     def medians(self, split: str, *, regime: str = ALL_REGIMES) -> pd.DataFrame:
         """Median over deployments of every score, a row a contender and k.
@@ -125,17 +148,16 @@ class Backtest:
         """
         try:
             read = json.loads(Path(path).read_text(encoding="utf-8"))
-            scores = pd.DataFrame(read["scores"])
+            scores = pd.DataFrame(read["scores"], columns=COLUMNS)
             failures = tuple(Failure(**each) for each in read["failures"])
             found = cls(scores, failures, tuple(read["notes"]), read["source"])
             # Null is NaN; a column without any number would be of objects.
             numbers = [name for name in scores.columns if name not in TEXTS]
             scores[numbers] = scores[numbers].astype(float)
-            for split in found.splits:
-                found.medians(split)
-        except FileNotFoundError as error:
+        except OSError as error:
             raise InputError(
-                f"got no file {path}, expected the backtest.json of a backtest; correct the path"
+                f"got {path}, which cannot be opened, expected the backtest.json of a backtest;"
+                " correct the path"
             ) from error
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
@@ -199,7 +221,7 @@ def backtest(
              for fold in make_folds(observations, split, settings, catalog=catalog)]  # fmt: skip
     with _place(folder) as place:
         store = Store(place / "predictions")
-        asked = [_keeping(each, place / "fleets", catalog) for each in contenders]
+        asked = [_asked(each, place / "fleets", catalog) for each in contenders]
         _ask(folds, asked, store, workers, progress)
         return _judged(observations, folds, asked, store, settings)
 
@@ -207,21 +229,20 @@ def backtest(
 def _judged(
     log: Observations,
     folds: Sequence[Fold],
-    contenders: Sequence[Contender],
+    contenders: Sequence[_Asked],
     store: Store,
     settings: SplitSettings,
 ) -> Backtest:
     records: list[dict[str, Any]] = []
     failures = []
     for fold in folds:
-        for contender in contenders:
-            found = store.read(fold, contender.name, contender.version)
+        for contender, version in contenders:
+            found = store.read(fold, contender.name, version)
             assert found is not None, "every fold was asked"
             if found.failure:
                 failures.append(Failure(fold.split, fold.label, contender.name, found.failure))
             else:
                 records += _records(fold, contender.name, found)
-    columns = None if records else ["split", "contender", "k", "regime"]
     source = {
         "data": log.source,
         "fingerprint": log.fingerprint,
@@ -230,13 +251,13 @@ def _judged(
         "settings": asdict(settings),
     }
     return Backtest(
-        pd.DataFrame(records, columns=columns), tuple(failures), _notes(log, folds), source
+        pd.DataFrame(records, columns=COLUMNS), tuple(failures), _notes(log, folds), source
     )
 
 
 def _ask(
     folds: Sequence[Fold],
-    contenders: Sequence[Contender],
+    contenders: Sequence[_Asked],
     store: Store,
     workers: int,
     progress: Callable[[str, int, int], None] | None,
@@ -252,7 +273,7 @@ def _ask(
 
 
 def _said(
-    jobs: Sequence[Sequence[Fold]], contenders: Sequence[Contender], store: Store, workers: int
+    jobs: Sequence[Sequence[Fold]], contenders: Sequence[_Asked], store: Store, workers: int
 ) -> Iterator[str]:
     if workers == 1:
         for job in jobs:
@@ -269,15 +290,17 @@ def _said(
             yield from future.result()
 
 
-def _answer_all(job: Sequence[Fold], contenders: Sequence[Contender], store: Store) -> list[str]:
+def _answer_all(job: Sequence[Fold], contenders: Sequence[_Asked], store: Store) -> list[str]:
     return list(_answers(job, contenders, store))
 
 
-def _answers(job: Sequence[Fold], contenders: Sequence[Contender], store: Store) -> Iterator[str]:
+def _answers(job: Sequence[Fold], contenders: Sequence[_Asked], store: Store) -> Iterator[str]:
     for fold in job:
-        for contender in contenders:
-            if store.read(fold, contender.name, contender.version) is None:
-                store.write(fold, contender.name, contender.version, _answer(fold, contender))
+        for contender, version in contenders:
+            kept = store.read(fold, contender.name, version)
+            # What stood in the way of an answer may be gone: another memory, a package installed.
+            if kept is None or kept.failure:
+                store.write(fold, contender.name, version, _answer(fold, contender))
             yield f"{fold.split}, {fold.label}: {contender.name}"
 
 
@@ -288,12 +311,26 @@ def _answer(fold: Fold, contender: Contender) -> Prediction:
     try:
         with limited:
             fitted = contender.fit(fold.known, fold.few)
-            quantiles = fitted.predict_quantiles(fold.questions, LEVELS)
+            quantiles = np.asarray(fitted.predict_quantiles(fold.questions, LEVELS), dtype=float)
+        _check_answer(quantiles, len(fold.test))
     except _FAILURES as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return Prediction(np.empty((0, len(LEVELS))), perf_counter() - start, failure=reason)
     rhat = fitted.max_rhat if isinstance(fitted, FittedBayeslat) else float("nan")
-    return Prediction(np.asarray(quantiles, float), perf_counter() - start, rhat)
+    return Prediction(quantiles, perf_counter() - start, rhat)
+
+
+def _check_answer(quantiles: Array, n_rows: int) -> None:
+    """Refuse what cannot be scored: a contender answers every step, or none."""
+    if quantiles.shape != (n_rows, len(LEVELS)):
+        raise InputError(
+            f"got quantiles of shape {quantiles.shape}, expected {(n_rows, len(LEVELS))}"
+        )
+    median = at_level(quantiles, 0.5)
+    if not (np.isfinite(median) & (median > 0)).all():
+        raise InputError("got medians that are not positive and finite, expected milliseconds")
+    if np.isnan(quantiles).any() and not np.isnan(np.delete(quantiles, MEDIAN, axis=1)).all():
+        raise InputError("got intervals for some steps only, expected them for all or for none")
 
 
 def _records(fold: Fold, contender: str, found: Prediction) -> list[dict[str, Any]]:
@@ -352,15 +389,17 @@ def _notes(log: Observations, folds: Sequence[Fold]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _keeping(contender: Contender, folder: Path, catalog: Catalog | None) -> Contender:
+def _asked(contender: Contender, folder: Path, catalog: Catalog | None) -> _Asked:
     """The package's own with a folder for its fits and the datasheets; others as they are."""
-    if not isinstance(contender, Bayeslat):
-        return contender
-    return replace(
-        contender,
-        folder=contender.folder or folder,
-        catalog=contender.catalog or catalog,
-    )
+    if isinstance(contender, Bayeslat):
+        ours = replace(
+            contender,
+            folder=contender.folder or folder,
+            catalog=contender.catalog or catalog,
+        )
+        return _Asked(ours, ours.version)
+    sources, packages = source_digest(RIVAL_SOURCES), package_versions(RIVAL_PACKAGES)
+    return _Asked(contender, digest(contender.version, repr(catalog), sources, packages))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from bayeslat.catalog import Catalog
 from bayeslat.checks import common_rows
 from bayeslat.errors import InputError
 from bayeslat.evaluation.left_out import RowChecks, check_rows
+from bayeslat.inference.fit import spec_for
 from bayeslat.model.spec import ModelSpec
 from bayeslat.noise import FAMILIES
 from bayeslat.observations import Observations
@@ -171,7 +172,8 @@ def compare_posteriors(
     Raises
     ------
     InputError
-        There are fewer than two posteriors, or they do not hold the same of the deployments.
+        There are fewer than two posteriors, they do not hold the same of the deployments, or one
+        was fitted to other steps, of which leaving out says nothing.
     """
     names = list(posteriors)
     if len(names) < 2:
@@ -183,6 +185,12 @@ def compare_posteriors(
             "got posteriors that hold different deployments of these steps, expected the same in"
             " all; fit them to the same steps"
         )
+    for name, fleet in posteriors.items():
+        if fleet.tree.attrs["data_fingerprint"] != observations.fingerprint:
+            raise InputError(
+                f"got posterior {name!r} of other steps than these, expected the steps of its fit:"
+                " leaving one out means nothing for others; give those"
+            )
     checked = {
         name: check_rows(fleet, observations, max_rows=max_rows, seed=seed)
         for name, fleet in posteriors.items()
@@ -258,7 +266,7 @@ def compare_families(
     **options
         As in `compare_models`.
     """
-    base = base or ModelSpec()
+    base = spec_for(observations, base)
     specs = {family: replace(base, likelihood=family) for family in families}
     return compare_models(observations, specs, **options)
 
@@ -284,7 +292,7 @@ def compare_terms(
     **options
         As in `compare_models`.
     """
-    base = base or ModelSpec()
+    base = spec_for(observations, base)
     if not terms:
         raise InputError(
             f"got no terms, expected some of {list(TERM_NAMES)}; name those to be compared"

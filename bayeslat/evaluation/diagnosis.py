@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from bayeslat.evaluation.findings import LEVEL, Findings
@@ -155,7 +156,10 @@ def diagnose(
     tell("predicting measured steps")
     checked = check_rows(fleet, chosen, max_rows=max_rows, seed=seed)
     residuals = quantile_residuals(checked, left_out=fitted)
-    tested = residual_tests(residuals, level=level)
+    shown, measured = checked.rows["deployment"].value_counts(), _row_counts(chosen)
+    left_over = {str(label): measured[str(label)] - int(n) for label, n in shown.items()}
+    picked = [label for label, n in left_over.items() if n > 0]
+    tested = residual_tests(residuals, level=level, picked=picked)
     calibrated = pit_tests(checked, left_out=fitted, level=level)
     tell("replicating measured steps")
     replicated = replicate(fleet, chosen, max_rows=max_rows, seed=seed)
@@ -167,11 +171,6 @@ def diagnose(
     if not why:
         tell("weighing priors and likelihood")
         sensitivity = prior_sensitivity(fleet, observations)
-    measured = {
-        item.label: chosen.slice_of(item).stop - chosen.slice_of(item).start
-        for item in chosen.deployments
-    }
-    counts = zip(labels, replicated.n_rows, strict=True)
     return Diagnosis(
         fitted,
         checked,
@@ -181,8 +180,14 @@ def diagnose(
         prior[prior["deployment"].isin(labels)].reset_index(drop=True),
         sensitivity,
         why,
-        {label: measured[label] - n for label, n in counts},
+        left_over,
     )
+
+
+def _row_counts(observations: Observations) -> dict[str, int]:
+    """Rows of every deployment, by its label."""
+    counts = np.bincount(observations.deployment_index)
+    return {each.label: int(n) for each, n in zip(observations.deployments, counts, strict=True)}
 
 
 def _no_sensitivity(fleet: FleetPosterior, fitted: bool) -> str:

@@ -1,10 +1,8 @@
 """bayeslat as a contender: one fleet fit, and cold starts from it."""
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Final
@@ -13,6 +11,7 @@ import numpy as np
 
 from bayeslat.catalog import Catalog, load_catalog
 from bayeslat.evaluation.base import Array
+from bayeslat.evaluation.versions import digest, source_digest
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations
 from bayeslat.posterior import FleetPosterior, fit, load
@@ -20,7 +19,6 @@ from bayeslat.schema import Deployment
 
 __all__ = ["Bayeslat", "FittedBayeslat"]
 
-PACKAGE: Final = Path(__file__).parents[1]
 FIT_SOURCES: Final = (
     "catalog", "model", "inference", "observations", "discrepancy.py", "noise.py", "saturation.py",
     "schema.py",
@@ -39,8 +37,8 @@ class Bayeslat:
     ----------
     draws, chains, seed, retry
         Of the fleet's fit; a cold start from steps has as many draws.
-    spec : ModelSpec
-        The model.
+    spec : ModelSpec, optional
+        The model; that of `bayeslat.fit` by default, which depends on what a log can tell.
     catalog : Catalog, optional
         Datasheets; the bundled ones by default.
     folder : Path, optional
@@ -51,7 +49,7 @@ class Bayeslat:
     chains: int = 4
     seed: int = 0
     retry: bool = True
-    spec: ModelSpec = field(default_factory=ModelSpec)
+    spec: ModelSpec | None = None
     catalog: Catalog | None = None
     folder: Path | None = None
 
@@ -60,7 +58,7 @@ class Bayeslat:
     @property
     def version(self) -> str:
         """Changes wherever predictions may change."""
-        return _digest(self._settings(), _source_digest(ANSWER_SOURCES))
+        return digest(self._settings(), source_digest(ANSWER_SOURCES))
 
     def fit(self, known: Observations, few: Observations | None = None) -> "FittedBayeslat":
         """See `bayeslat.evaluation.base.Contender`."""
@@ -81,7 +79,7 @@ class Bayeslat:
         """Posterior of the known steps: read, or fitted now."""
         path = None
         if self.folder is not None:
-            key = _digest(known.fingerprint, self._settings(), _source_digest(FIT_SOURCES))
+            key = digest(known.fingerprint, self._settings(), source_digest(FIT_SOURCES))
             path = self.folder / f"{key}.nc"
             if path.is_file():
                 return load(path)
@@ -103,7 +101,8 @@ class Bayeslat:
         versions = {name: version_of(name) for name in DEPENDENCIES}
         sheets = repr(self.catalog) if self.catalog is not None else ""
         sampling = [self.draws, self.chains, self.seed, self.retry]
-        return json.dumps([self.spec.to_json(), *sampling, versions, sheets])
+        spec = self.spec.to_json() if self.spec is not None else None
+        return json.dumps([spec, *sampling, versions, sheets])
 
 
 @dataclass(frozen=True)
@@ -176,19 +175,3 @@ def _quantiles(
         n_averaged=n_averaged,
     )
     return np.stack([latency.ppf(level) for level in levels], axis=1)[back]
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
-
-
-@cache
-def _source_digest(names: tuple[str, ...]) -> str:
-    """Digest of modules and subpackages of bayeslat."""
-    digest = hashlib.sha256()
-    for name in names:
-        place = PACKAGE / name
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if path.suffix in {".py", ".toml"}:
-                digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -116,8 +116,8 @@ def crps(observed: Array, quantiles: Array) -> float:
 
     The CRPS is twice the integral of the pinball loss over all levels (Gneiting and Ranjan, 2011).
     Here it is a trapezoid over `LEVELS`, with a loss of zero at the levels 0 and 1. The loss is
-    concave in the level between these points, so that the sum is too small: by 3 % for a true
-    normal prediction, equally for all contenders.
+    concave in the level between these points, so that the sum is too small: by 3 to 4 % for a
+    prediction that is right, by 1 % for one that is much too narrow.
     """
     loss = pinball(observed[:, None], quantiles, np.array(LEVELS)).mean(axis=0)
     return float(2.0 * np.trapezoid([0.0, *loss, 0.0], [0.0, *LEVELS, 1.0]))

@@ -119,7 +119,7 @@ def agreement(fleet: FleetPosterior, observations: Observations) -> Agreement:
             plots.plot_pit(shown),
             f"Probability integral transform of {len(labels)} deployments: the share of measured"
             " steps against the predicted probability of a shorter step. A curve within the grey"
-            " band along the diagonal is what a true model gives.",
+            " band along the diagonal holds 95 % of the curves of a true model at any one place.",
         ),
     )
 

@@ -7,7 +7,7 @@ from bayeslat.evaluation.tables import TITLES, TextTable, split_tables
 from bayeslat.plots.backtest import plot_backtest
 from bayeslat.report.pictures import Picture, drawn
 
-__all__ = ["Comparison", "compared"]
+__all__ = ["Comparison", "compared", "remarks"]
 
 SCORES: Final = ("mape", "ape95", "relative_crps", "coverage90", "exceedance99", "log_score")
 """Scores that a page has room for."""
@@ -41,3 +41,22 @@ def compared(found: Backtest) -> list[Comparison]:
         )
         for split in found.splits
     ]
+
+
+def remarks(found: Backtest, fingerprint: str) -> list[str]:
+    """What a reader has to know of a backtest: whose steps, who failed, what it cannot judge.
+
+    Parameters
+    ----------
+    found : Backtest
+        The backtest.
+    fingerprint : str
+        Of the steps that the posterior of the report was fitted to.
+    """
+    rows, deployments = found.source["rows"], len(found.source["deployments"])
+    same = found.source["fingerprint"] == fingerprint
+    whose = "the steps of this posterior" if same else "other steps than those of this posterior"
+    failed = [f"{each.contender} failed in {each.split}, {each.fold}: {each.reason}"
+              for each in found.failures]  # fmt: skip
+    first = f"Held out of {whose}: {rows:,} steps of {deployments} deployments."
+    return [first, *failed, *found.notes]

@@ -20,7 +20,7 @@ from bayeslat.posterior import FleetPosterior
 from bayeslat.predictive.estimate import check_probability
 from bayeslat.report.agreement import ColdStart, agreement, newcomer
 from bayeslat.report.answers import answer, exceedance_picture
-from bayeslat.report.comparison import compared
+from bayeslat.report.comparison import compared, remarks
 from bayeslat.report.formats import FILTERS
 from bayeslat.report.parameters import parameters
 from bayeslat.report.pictures import Picture, drawn
@@ -118,6 +118,9 @@ def write_report(
         agreement=met,
         cold_start=newcomer(cold_start) if cold_start is not None else None,
         comparisons=compared(backtest) if backtest is not None else [],
+        remarks=(
+            remarks(backtest, fleet.tree.attrs["data_fingerprint"]) if backtest is not None else []
+        ),
         prior=_prior(fleet),
         quarantines=quarantines,
         examples=_examples(observations),

@@ -1,6 +1,8 @@
 import json
 import re
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from bayeslat.errors import InputError
 from bayeslat.evaluation.backtesting import ALL_REGIMES, Backtest, backtest
 from bayeslat.evaluation.ours import Bayeslat
 from bayeslat.evaluation.splits import SplitSettings, make_folds
-from bayeslat.evaluation.store import Store
+from bayeslat.evaluation.store import Prediction, Store
 from bayeslat.evaluation.tables import TITLES, as_document, as_markdown, split_tables
 from bayeslat.observations import Observations
 
@@ -114,14 +116,72 @@ def test_another_version_or_log_is_asked_anew(log, tmp_path):
     assert len(asked) == 3
 
 
-def test_a_store_forgets_nothing_and_holds_no_half_files(log, tmp_path):
-    backtest(log, ["points"], [Lognormal(), Failing()], folder=tmp_path)
+def test_a_store_keeps_what_was_said_and_no_half_files(log, tmp_path):
     [fold] = make_folds(log, "points")
-    store = Store(tmp_path / "predictions")
-    assert store.read(fold, "lognormal", "1").quantiles.shape == (len(fold.test), 13)
-    assert store.read(fold, "failing", "1").failure == "ValueError: no such luck"
-    assert store.read(fold, "lognormal", "2") is None
+    store, said = Store(tmp_path), Prediction(np.ones((3, 13)), 1.5, 1.01)
+    store.write(fold, "one / two", "1", said)
+    kept = store.read(fold, "one / two", "1")
+    np.testing.assert_array_equal(kept.quantiles, said.quantiles)
+    assert kept[1:] == said[1:]
+    assert store.read(fold, "one / two", "2") is None
+    [other] = make_folds(log, "points", SplitSettings(seed=1))
+    assert store.read(other, "one / two", "1") is None
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_failure_is_asked_again(log, tmp_path):
+    """What stood in the way may be gone."""
+    broken = Failing("lognormal")
+    assert backtest(log, ["points"], [broken], folder=tmp_path).failures
+    assert not backtest(log, ["points"], [Lognormal()], folder=tmp_path).failures
+
+
+def test_other_datasheets_are_other_predictions(log, tmp_path):
+    asked: list[str] = []
+    for catalog in (None, None, bl.load_catalog().with_entries(bl.GPU("new", peak_tflops=1.0))):
+        backtest(log, ["points"], [Counting(asked)], folder=tmp_path, catalog=catalog)
+    assert len(asked) == 2
+
+
+def test_a_backtest_without_any_answer_says_why(log, tmp_path):
+    found = backtest(log, ["points", "new-gpu"], [Failing()], settings=FEW)
+    assert found.splits == ()
+    assert "failing failed in points, all: ValueError: no such luck" in as_document(found)
+    found.save(tmp_path / "backtest.json")
+    assert Backtest.load(tmp_path / "backtest.json").failures == found.failures
+
+
+@dataclass(frozen=True)
+class Wrong(Lognormal):
+    """Says something that cannot be scored."""
+
+    change: Callable = np.asarray
+
+    def fit(self, known, few=None):
+        return self
+
+    def predict_quantiles(self, steps, levels):
+        one = Lognormal().fit(steps_of(len(steps))).predict_quantiles(steps, levels)
+        return self.change(one)
+
+
+def steps_of(n):
+    return SimpleNamespace(latency_ms=np.linspace(1.0, 2.0, n))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda q: q[:-1], "got quantiles of shape"),
+        (lambda q: -q, "medians that are not positive"),
+        (lambda q: np.where(np.arange(len(q))[:, None] < 3, np.nan, q), "medians that are not"),
+        (lambda q: np.where(np.arange(13) < 3, np.nan, q), "intervals for some steps only"),
+    ],
+)
+def test_an_answer_that_cannot_be_scored_is_a_failure(log, change, reason):
+    [failure] = backtest(log, ["points"], [Lognormal(), Wrong("w", change=change)]).failures
+    assert failure.contender == "w"
+    assert reason in failure.reason
 
 
 @pytest.mark.slow
@@ -181,9 +241,9 @@ def test_a_saved_backtest_is_read_again(found, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"scores": [], "failures": [], "notes": []}'])
 def test_another_file_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "other.json").write_text(text)
-    with pytest.raises(InputError, match="cannot be read as a backtest"):
+    with pytest.raises(InputError, match="which cannot be read as a backtest"):
         Backtest.load(tmp_path / "other.json")
-    with pytest.raises(InputError, match="got no file"):
+    with pytest.raises(InputError, match="which cannot be opened"):
         Backtest.load(tmp_path / "none.json")
 
 

@@ -143,3 +143,6 @@ def test_what_cannot_be_compared_is_refused(steps, right):
     half = posterior_of(steps.for_deployment(FLEET[0]))
     with pytest.raises(bl.InputError, match="different deployments"):
         compare_posteriors(steps, {"all": right, "half": half})
+    others = simulated(seed=99)
+    with pytest.raises(bl.InputError, match="got posterior 'one' of other steps than these"):
+        compare_posteriors(others, {"one": right, "two": right})

@@ -109,7 +109,8 @@ def test_a_right_posterior_is_calibrated(checked):
     assert len(found) == len(FLEET)
     assert found.failures == ()
     curves = pit_curves(checked)
-    assert (curves["lower"] <= curves["difference"]).mean() > 0.9
+    inside = (curves["lower"] <= curves["difference"]) & (curves["difference"] <= curves["upper"])
+    assert inside.mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,16 @@ def test_calibration_passes_at_the_stated_level():
         rows = pd.concat([rows_with(rng.uniform(size=80), label=name) for name in "ab"])
         rejected += any(f.adjusted_p < LEVEL for f in pit_tests(RowChecks(rows, 1000)))
     assert rejected < n_fleets * LEVEL + 4.0 * np.sqrt(n_fleets * LEVEL)
+
+
+def test_gross_errors_survive_a_correction_over_many_deployments():
+    """No number of simulated bands gives a p-value as small as sixty-three deployments ask for."""
+    pit, band = np.random.default_rng(3).beta(8.0, 2.0, size=500), pit_band(500)
+    assert 63 * band.p_value(pit) < LEVEL
+    rng = np.random.default_rng(4)
+    p = np.array([band.p_value(rng.uniform(size=500)) for _ in range(400)])
+    for level in (0.01, 0.1, 0.5):
+        assert (p <= level).mean() < level + 4 * np.sqrt(level * (1 - level) / p.size)
 
 
 def test_too_few_rows_for_a_band_are_said():

@@ -218,3 +218,26 @@ def test_predictions_of_a_point_predictor_must_fit_the_rows():
         relative_residuals(steps, [1.0])
     with pytest.raises(bl.InputError, match="not positive"):
         relative_residuals(steps, [1.0, 2.0, 0.0, 1.0, np.nan])
+
+
+def test_neighbours_that_were_picked_at_random_are_not_tested():
+    """Of an autocorrelated log, rows at random look independent: better not to say so."""
+    rng = np.random.default_rng(8)
+    table = table_of(rng.standard_normal(400), rng)
+    found = {each.check: each for each in residual_tests(table, picked=["one"])}
+    assert found["independence"].verdict == "not done"
+    assert "picked at random" in found["independence"].sentence
+    assert found["normality"].verdict == "passed"
+
+
+def test_spread_is_found_where_most_steps_are_alike():
+    """Four of five steps at B = 1, and half as much spread again at B = 64."""
+    rng = np.random.default_rng(9)
+    table = table_of(rng.standard_normal(2000), rng)
+    large = rng.uniform(size=2000) < 0.2
+    table = table.assign(
+        batch_size=np.where(large, 64.0, 1.0),
+        total_tokens=np.where(large, 64.0, 1.0),
+        z=table["z"] * np.where(large, 1.5, 1.0),
+    )
+    assert "spread" in failed(table)

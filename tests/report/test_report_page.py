@@ -99,6 +99,7 @@ def test_comparison_shows_its_tables_and_pictures(page):
     assert '<th scope="row">another &lt;model&gt;</th>' in page
     assert '<th scope="row">best, or nominal</th>' in page
     assert 'alt="Design points' in page
+    assert "Held out of other steps than those of this posterior: 240 steps of 2" in page
 
 
 def test_prediction_without_steps_says_so(tiny_fleet, tmp_path):
