@@ -14,6 +14,9 @@ SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 PAPER = {"width": 688, "height": 1001}
 """Pixels inside the margins of a printed page."""
 
+SETTLING_MS = 500
+"""Word of what went wrong may come after the page has loaded."""
+
 CONTRASTS = """() => {
   // Least contrast of text against the nearest background, as WCAG 2.2 counts it.
   const rgb = text => text.match(/[\\d.]+/g).map(Number);
@@ -78,7 +81,6 @@ def opened(browser, written) -> Iterator[Any]:
         page.on("console", lambda message: wrong.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url[:80]}"))
-        # Word of a failed request may come after the page has loaded.
         page.goto(path.as_uri(), wait_until="networkidle")
         return page, wrong
 
@@ -91,6 +93,7 @@ def opened(browser, written) -> Iterator[Any]:
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_page_opens_whole(opened, size, scheme):
     page, wrong = opened(size, scheme)
+    page.wait_for_timeout(SETTLING_MS)
     assert wrong == []
     assert page.evaluate(MISSING) == []
     needed, given = page.evaluate(OVERFLOW)
@@ -104,6 +107,11 @@ def test_a_missing_picture_and_a_wide_table_are_found(opened, tmp_path):
     wide = "<div style='width: 2000px; color: #aaa; background: #fff'>pale</div>"
     path.write_text(f"<img src='gone.png' alt='gone'>{wide}", encoding="utf-8")
     page, wrong = opened(SIZES["phone"], "light", path)
+    # Word of a failed request may come after the page has loaded.
+    for _ in range(100):
+        if any("gone.png" in each for each in wrong):
+            break
+        page.wait_for_timeout(100)
     assert any("gone.png" in each for each in wrong)
     assert page.evaluate(MISSING) == ["gone"]
     needed, given = page.evaluate(OVERFLOW)
