@@ -2,8 +2,9 @@
 
 The likelihood of one deployment does not depend on the parameters of another, so a Hessian-vector
 product along "parameter p of every deployment at once" yields one column of every diagonal block:
-ten products instead of one for each dimension. The prior couples deployments; its Hessian is dense
-and costs one product a dimension, but never touches the rows.
+ten products instead of one for each dimension. The prior couples deployments but not quantities:
+there it is the other way round. Of fleets of many deployments nearly all entries are zero, and are
+not kept.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 __all__ = ["IGNORED", "SHARED", "Derivatives", "derivatives"]
 
 type Array = NDArray[np.float64]
+type Index = NDArray[np.int64]
 type LogDensity = Callable[..., jax.Array]
 
 SHARED = -1
@@ -33,8 +36,8 @@ class Derivatives(NamedTuple):
     value: float
     gradient: Array
     """Shape (dim,)."""
-    hessian: Array
-    """Shape (dim, dim)."""
+    hessian: Any
+    """Shape (dim, dim), an array or a sparse one."""
 
     def plus(self, other: Self) -> Self:
         """The derivatives of a sum."""
@@ -45,7 +48,7 @@ class Derivatives(NamedTuple):
         )
 
 
-def derivatives(function: LogDensity, group: NDArray[np.int64]) -> Callable[..., Derivatives]:
+def derivatives(function: LogDensity, group: Index) -> Callable[..., Derivatives]:
     """Compile a function that is additive over groups of coordinates, to second order.
 
     Parameters
@@ -59,12 +62,15 @@ def derivatives(function: LogDensity, group: NDArray[np.int64]) -> Callable[...,
     Returns
     -------
     callable
-        Maps a point, shape (dim,), and the data to its `Derivatives`; other data compile nothing.
+        Maps a point, shape (dim,), and the data to its `Derivatives` with a sparse Hessian; other
+        data compile nothing.
     """
     rank = _rank_in_group(group)
     colours = [(group >= 0) & (rank == position) for position in range(rank.max() + 1)]
     shared = np.flatnonzero(group == SHARED)
     tangents = np.array([*colours, *(np.arange(group.size) == i for i in shared)], dtype=float)
+    row, column, product_of, at = _pattern(group, rank, len(colours))
+    start_of_row = np.searchsorted(row, np.arange(group.size + 1))
 
     def gradient_and_value(point: jax.Array, data: Any) -> tuple[jax.Array, jax.Array]:
         value, gradient = jax.value_and_grad(function)(point, *data)
@@ -77,19 +83,44 @@ def derivatives(function: LogDensity, group: NDArray[np.int64]) -> Callable[...,
         return value, gradient, jax.lax.map(product, jnp.asarray(tangents))
 
     def assembled(point: Array, *data: Any) -> Derivatives:
-        value, gradient, rows = map(np.asarray, products(jnp.asarray(point), data))
-        hessian = np.zeros((group.size, group.size))
-        for colour, row in zip(colours, rows, strict=False):
-            own = np.flatnonzero(colour)
-            hessian[own] = np.where(group[own][:, None] == group[None, :], row, 0.0)
-        hessian[shared] = rows[len(colours) :]
-        hessian[:, shared] = rows[len(colours) :].T
+        value, gradient, found = map(np.asarray, products(jnp.asarray(point), data))
+        entries = found[product_of, at]
+        hessian = sparse.csr_array((entries, column, start_of_row), shape=(group.size, group.size))
         return Derivatives(float(value), gradient, 0.5 * (hessian + hessian.T))
 
     return assembled
 
 
-def _rank_in_group(group: NDArray[np.int64]) -> NDArray[np.int64]:
+def _pattern(group: Index, rank: Index, n_colours: int) -> tuple[Index, Index, Index, Index]:
+    """Entries that may not be zero, row by row: where they are, and where they are found.
+
+    Returns
+    -------
+    tuple of array of int
+        Row and column in the Hessian; number and position of the product that holds the entry.
+    """
+    position = np.arange(group.size)
+    entries = []
+    for value in np.unique(group[group >= 0]):
+        members = position[group == value]
+        row, column = (each.ravel() for each in np.meshgrid(members, members, indexing="ij"))
+        entries.append((row, column, rank[row], column))
+    others = position[group >= 0]
+    everyone = position[group != IGNORED]
+    for number, own in enumerate(position[group == SHARED], n_colours):
+        entries.append(_constant_first(own, everyone, number))
+        row, column, product_of, at = _constant_first(own, others, number)
+        entries.append((column, row, product_of, at))
+    row, column, product_of, at = (np.concatenate(each) for each in zip(*entries, strict=True))
+    order = np.lexsort((column, row))
+    return row[order], column[order], product_of[order], at[order]
+
+
+def _constant_first(row: int, columns: Index, number: int) -> tuple[Index, Index, Index, Index]:
+    return np.full_like(columns, row), columns, np.full_like(columns, number), columns
+
+
+def _rank_in_group(group: Index) -> Index:
     """Position of each coordinate among those of its group; -1 for those in none."""
     rank = np.full(group.size, -1)
     for value in np.unique(group[group >= 0]):

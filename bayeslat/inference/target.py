@@ -21,6 +21,7 @@ from bayeslat.inference.structure import Structure
 __all__ = ["Target"]
 
 type Array = NDArray[np.float64]
+type Index = NDArray[np.int64]
 type Maps = tuple[Coordinates, Shear | None, tuple[Array, ...]]
 
 
@@ -139,9 +140,10 @@ class Target:
         return jax.jit(over_draws)
 
     def derivatives(self, y: Array) -> Derivatives:
-        """Log-posterior, its gradient and its exact Hessian."""
+        """Log-posterior, its gradient and its exact Hessian, dense."""
         prior, likelihood = self._parts(y)
-        return prior.plus(likelihood)
+        found = prior.plus(likelihood)
+        return found._replace(hessian=found.hessian.toarray())
 
     def averaged(self, points: Array) -> tuple[Array, Array]:
         """Gradient and definite precision (minus the Hessian), averaged over points.
@@ -158,8 +160,8 @@ class Target:
         """
         found = [self._parts(y) for y in points]
         gradient = np.mean([prior.gradient + data.gradient for prior, data in found], axis=0)
-        hessians = (np.mean([part[i].hessian for part in found], axis=0) for i in (0, 1))
-        return gradient, self.structure.definite(*(-hessian for hessian in hessians))
+        prior, likelihood = (sum(part[i].hessian for part in found) / -len(found) for i in (0, 1))
+        return gradient, self.structure.definite(prior.toarray(), likelihood.toarray())
 
     def _parts(self, y: Array) -> tuple[Derivatives, Derivatives]:
         """Prior and likelihood in the coordinates; what bends the coordinates is in the second.
@@ -171,12 +173,13 @@ class Target:
         )
         parts = self._through_shear(straight)
         gradient = parts[0].gradient + parts[1].gradient
-        stretch = slope[:, None] * slope
+        stretch = sparse.diags_array(slope)
         prior, likelihood = (
-            Derivatives(part.value, part.gradient * slope, part.hessian * stretch) for part in parts
+            Derivatives(part.value, part.gradient * slope, stretch @ part.hessian @ stretch)
+            for part in parts
         )
         of_map = Derivatives(
-            log_jacobian, jacobian_gradient, np.diag(bend * gradient + jacobian_bend)
+            log_jacobian, jacobian_gradient, sparse.diags_array(bend * gradient + jacobian_bend)
         )
         return prior, likelihood.plus(of_map)
 
@@ -194,17 +197,20 @@ class Target:
         prior, likelihood = self._prior(flat), self._likelihood(flat, *self.data)
         force = (prior.gradient + likelihood.gradient)[weights]
         slope, bend = map(np.asarray, _shear_derivatives(self.shear, theta, jnp.asarray(force)))
-        rows = np.broadcast_to(weights[:, :, None], slope.shape)
-        columns = np.broadcast_to(quantities[:, None, :], slope.shape)
-        moves = sparse.eye_array(self.dim, format="csr") - sparse.csr_array(
-            (slope.ravel(), (rows.ravel(), columns.ravel())), shape=(self.dim, self.dim)
-        )
+        moves = sparse.eye_array(self.dim, format="csr") - self._blocks(weights, quantities, slope)
         prior, likelihood = (
-            Derivatives(part.value, moves.T @ part.gradient, moves.T @ (moves.T @ part.hessian).T)
+            Derivatives(part.value, moves.T @ part.gradient, moves.T @ part.hessian @ moves)
             for part in (prior, likelihood)
         )
-        likelihood.hessian[quantities[:, :, None], quantities[:, None, :]] -= bend
+        bends = self._blocks(quantities, quantities, bend)
+        likelihood = likelihood._replace(hessian=likelihood.hessian - bends)
         return prior, likelihood
+
+    def _blocks(self, rows: Index, columns: Index, entries: Array) -> sparse.csr_array:
+        """A matrix of one block a deployment; rows and columns of shape (deployment, n)."""
+        where = np.broadcast_arrays(rows[:, :, None], columns[:, None, :])
+        at = tuple(each.ravel() for each in where)
+        return sparse.csr_array((entries.ravel(), at), shape=(self.dim, self.dim))
 
     @cached_property
     def _prior(self) -> Callable[..., Derivatives]:
