@@ -68,7 +68,7 @@ def main() -> int:
     settings = SplitSettings(few=tuple(chosen.few))
     made_by = (
         f"python benchmarks/backtest.py --max-rows {chosen.max_rows} --draws {chosen.draws}"
-        f" --chains {chosen.chains}"
+        f" --chains {chosen.chains} --few {' '.join(map(str, chosen.few))}"
     )
     for name, log, splits in (
         ("backtest", thinned(bl.read_steps(DATA), chosen.max_rows), RECORDED_SPLITS),

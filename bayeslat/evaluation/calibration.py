@@ -5,7 +5,6 @@ exactly as `bayeslat.fit` does it. If model, likelihood and sampler belong toget
 each quantity lies anywhere among the draws with the same probability.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,8 @@ from numpy.typing import NDArray
 from bayeslat.errors import InputError
 from bayeslat.evaluation.calibration_fits import CompiledFleet, Simulation, simulate_from_prior
 from bayeslat.evaluation.calibration_ranks import chi_square, ecdf_test, places
+from bayeslat.evaluation.ours import ANSWER_SOURCES, DEPENDENCIES
+from bayeslat.evaluation.versions import digest, package_versions, source_digest
 from bayeslat.inference.fit import spec_for
 from bayeslat.inference.samplers import SamplerSettings
 from bayeslat.model.spec import ModelSpec
@@ -37,6 +38,14 @@ LEVEL: Final = 0.05
 """Probability that any quantity of a right model is refused, over all of them (Bonferroni)."""
 
 MIN_SIMULATIONS: Final = 10
+
+SOURCES: Final = (
+    *ANSWER_SOURCES,
+    "evaluation/calibration.py",
+    "evaluation/calibration_fits.py",
+    "evaluation/calibration_ranks.py",
+)
+"""Parts of the package that decide what is kept of a fit."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +302,7 @@ def _fingerprint(
     """What a kept fit must have been made with."""
     other = wrong.spec.to_json() if wrong.spec is not None else ""
     parts = (design.fingerprint, spec.to_json(), asdict(settings), wrong.noise, other)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return digest(repr(parts), source_digest(SOURCES), package_versions(DEPENDENCIES))
 
 
 def _path(folder: Path, number: int) -> Path:
@@ -307,7 +316,7 @@ def _read(folder: Path | None, number: int, key: str) -> _Fitted | None:
         if str(kept["key"]) != key:
             raise InputError(
                 f"got {folder}, which holds fits of another calibration, expected an empty folder"
-                " or one of the same design, model and settings; name another"
+                " or one of the same design, model, settings and code; name another"
             )
         return _Fitted(*(kept[name] for name in _Fitted._fields))
 

@@ -52,7 +52,17 @@ MATERIAL_DISTANCE: Final = 0.05
 """Distance of the curve from the diagonal: a quantile that is exceeded five times in a hundred more
 or less than said."""
 
-STATISTICS: Final = ("mean", "sd of log", "p99 / median", "largest / fitted", "beyond twice fitted")
+MATERIAL: Final = {
+    "mean": 0.02,
+    "sd of log": 0.1,
+    "p99 / median": 0.1,
+    "largest / fitted": 0.25,
+    "beyond twice fitted": 0.005,
+}
+"""Departure of the measured statistic from the median replication that matters: a share of it, for
+the last one, a share itself, the difference."""
+
+STATISTICS: Final = tuple(MATERIAL)
 """Statistics of the steps of one deployment: mean in ms, standard deviation of log latency, ratio
 of the 99th percentile to the median, largest ratio of a step to its predictive median, and share of
 steps of more than twice that."""
@@ -260,7 +270,7 @@ class Replicated:
         )
 
     def findings(self, *, level: float = LEVEL) -> Findings:
-        """Every statistic as a check: measured outside of nearly all replications."""
+        """Every statistic as a check: measured apart from nearly all replications, and far."""
         found = []
         table = self.table().to_dict("records")
         for position, row in enumerate(table):
@@ -273,6 +283,9 @@ class Replicated:
                 f"{row['observed']:.3g} measured, {row['lower']:.3g} to {row['upper']:.3g} in 99 %"
                 " of replications"
             )
+            effect = row["observed"] - row["median"]
+            if row["statistic"] != STATISTICS[-1]:
+                effect /= row["median"]
             found.append(
                 Finding(
                     deployment=row["deployment"],
@@ -280,9 +293,9 @@ class Replicated:
                     n_rows=n,
                     statistic=row["observed"],
                     p_value=row["p_value"],
-                    effect=row["observed"] - row["median"],
+                    effect=effect,
                     effect_name="measured less replicated",
-                    material=not row["lower"] <= row["observed"] <= row["upper"],
+                    material=abs(effect) > MATERIAL[row["statistic"]],
                     sentence=sentence,
                 )
             )

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -178,7 +179,10 @@ def points(log: Observations, settings: SplitSettings, catalog: Catalog) -> list
 
 
 def time(log: Observations, settings: SplitSettings, catalog: Catalog) -> list[Fold]:
-    """Windows in order of time, each predicted from everything before it."""
+    """Windows in order of time, each predicted from every step before its first.
+
+    The last window takes the rest, where that is too short for one of its own.
+    """
     dated = np.isfinite(log.timestamp)
     if not dated.all():
         raise InputError(
@@ -193,11 +197,13 @@ def time(log: Observations, settings: SplitSettings, catalog: Catalog) -> list[F
             f"got {len(log):,} steps, expected at least {first + window:,} for a first fold of"
             f" {first:,} and a window of {window:,}; lower min_train_size or test_window"
         )
+    starts = range(first, len(log) - window + 1, window)
     folds = []
-    for number, start in enumerate(range(first, len(log) - window + 1, window), start=1):
-        known, test = np.zeros((2, len(log)), dtype=bool)
-        known[order[:start]] = True
-        test[order[start : start + window]] = True
+    for number, (start, stop) in enumerate(pairwise([*starts, len(log)]), start=1):
+        test = np.zeros(len(log), dtype=bool)
+        test[order[start:stop]] = True
+        # Steps of one and the same time have no order: none of them is known before another.
+        known = log.timestamp < log.timestamp[order[start]]
         folds.append(_fold("time", f"window {number}", log, known, test))
     return folds
 

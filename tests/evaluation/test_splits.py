@@ -70,9 +70,21 @@ def test_repeats_of_a_design_point_stay_together(log):
 def test_time_only_ever_predicts_what_comes_later(log):
     folds = make_folds(log, "time", SplitSettings(min_train_size=200, test_window=50))
     assert len(folds) == (len(log) - 200) // 50
+    asked = 0
     for number, fold in enumerate(folds):
         assert fold.known.timestamp.max() < fold.test.timestamp.min()
-        assert (len(fold.known), len(fold.test)) == (200 + 50 * number, 50)
+        assert len(fold.known) == 200 + 50 * number
+        asked += len(fold.test)
+    assert [len(fold.test) for fold in folds] == [50, 50, 50, 50, 80]
+    assert asked == len(log) - 200
+
+
+def test_steps_of_one_time_are_not_known_before_each_other(log):
+    tied = replace(log, timestamp=np.floor(np.argsort(np.argsort(log.timestamp)) / 40.0))
+    folds = make_folds(tied, "time", SplitSettings(min_train_size=220, test_window=100))
+    assert [len(fold.known) for fold in folds] == [200, 320]
+    for fold in folds:
+        assert fold.known.timestamp.max() < fold.test.timestamp.min()
 
 
 def test_time_needs_times(log):
