@@ -8,7 +8,6 @@ not kept.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -48,7 +47,13 @@ class Derivatives(NamedTuple):
         )
 
 
-def derivatives(function: LogDensity, group: Index) -> Callable[..., Derivatives]:
+def derivatives(
+    function: LogDensity,
+    group: Index,
+    *,
+    held: NDArray[np.bool_] | None = None,
+    given: LogDensity | None = None,
+) -> Callable[..., Derivatives]:
     """Compile a function that is additive over groups of coordinates, to second order.
 
     Parameters
@@ -58,6 +63,9 @@ def derivatives(function: LogDensity, group: Index) -> Callable[..., Derivatives
     group : array of int, shape (dim,)
         Group of each coordinate: second derivatives across different non-negative groups are zero.
         All of them `SHARED` makes no such assumption.
+    held, given : array of bool, shape (dim,), and callable, optional
+        Coordinates in which derivatives are dear, such as those that make a matrix which is to be
+        factorized, and the function with no derivatives in them, which serves for all others.
 
     Returns
     -------
@@ -65,22 +73,27 @@ def derivatives(function: LogDensity, group: Index) -> Callable[..., Derivatives
         Maps a point, shape (dim,), and the data to its `Derivatives` with a sparse Hessian; other
         data compile nothing.
     """
-    rank = _rank_in_group(group)
-    colours = [(group >= 0) & (rank == position) for position in range(rank.max() + 1)]
-    shared = np.flatnonzero(group == SHARED)
-    tangents = np.array([*colours, *(np.arange(group.size) == i for i in shared)], dtype=float)
-    row, column, product_of, at = _pattern(group, rank, len(colours))
+    number, n_dear = _numbered(group, np.ones(group.size, bool) if held is None else held)
+    tangents = np.arange(number.max() + 1)[:, None] == number
+    dear, cheap = np.split(tangents.astype(float), [n_dear])
+    row, column, product_of, at = _pattern(group, number, n_dear)
     start_of_row = np.searchsorted(row, np.arange(group.size + 1))
 
-    def gradient_and_value(point: jax.Array, data: Any) -> tuple[jax.Array, jax.Array]:
-        value, gradient = jax.value_and_grad(function)(point, *data)
-        return gradient, value
+    def along(function: LogDensity, tangents: Array, point: jax.Array, data: Any) -> Any:
+        def gradient_and_value(point: jax.Array) -> tuple[jax.Array, jax.Array]:
+            value, gradient = jax.value_and_grad(function)(point, *data)
+            return gradient, value
+
+        gradient, product, value = jax.linearize(gradient_and_value, point, has_aux=True)
+        return value, gradient, jax.lax.map(product, jnp.asarray(tangents))
 
     @jax.jit
     def products(point: jax.Array, data: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        at_data = partial(gradient_and_value, data=data)
-        gradient, product, value = jax.linearize(at_data, point, has_aux=True)
-        return value, gradient, jax.lax.map(product, jnp.asarray(tangents))
+        value, gradient, found = along(function, dear, point, data)
+        if given is not None:
+            *_, others = along(given, cheap, point, data)
+            found = jnp.concatenate([found, others])
+        return value, gradient, found
 
     def assembled(point: Array, *data: Any) -> Derivatives:
         value, gradient, found = map(np.asarray, products(jnp.asarray(point), data))
@@ -91,7 +104,23 @@ def derivatives(function: LogDensity, group: Index) -> Callable[..., Derivatives
     return assembled
 
 
-def _pattern(group: Index, rank: Index, n_colours: int) -> tuple[Index, Index, Index, Index]:
+def _numbered(group: Index, held: NDArray[np.bool_]) -> tuple[Index, int]:
+    """Product that each coordinate is moved in, -1 for none, and how many of them are dear.
+
+    One product moves a coordinate of every group at once; one that is shared moves alone.
+    """
+    number, counts = np.full(group.size, -1), []
+    grouped = group >= 0
+    for own in (grouped & held, group == SHARED, grouped & ~held):
+        first = number.max() + 1
+        for value in np.unique(group[own]):
+            members = np.flatnonzero(own & (group == value))
+            number[members] = first + np.arange(members.size)
+        counts.append(int(number.max()) + 1)
+    return number, counts[1]
+
+
+def _pattern(group: Index, number: Index, n_dear: int) -> tuple[Index, Index, Index, Index]:
     """Entries that may not be zero, row by row: where they are, and where they are found.
 
     Returns
@@ -99,31 +128,19 @@ def _pattern(group: Index, rank: Index, n_colours: int) -> tuple[Index, Index, I
     tuple of array of int
         Row and column in the Hessian; number and position of the product that holds the entry.
     """
-    position = np.arange(group.size)
-    entries = []
+    position, is_dear = np.arange(group.size), number < n_dear
+    pairs = []
     for value in np.unique(group[group >= 0]):
         members = position[group == value]
-        row, column = (each.ravel() for each in np.meshgrid(members, members, indexing="ij"))
-        entries.append((row, column, rank[row], column))
-    others = position[group >= 0]
-    everyone = position[group != IGNORED]
-    for number, own in enumerate(position[group == SHARED], n_colours):
-        entries.append(_constant_first(own, everyone, number))
-        row, column, product_of, at = _constant_first(own, others, number)
-        entries.append((column, row, product_of, at))
-    row, column, product_of, at = (np.concatenate(each) for each in zip(*entries, strict=True))
+        moved, at = (each.ravel() for each in np.meshgrid(members, members, indexing="ij"))
+        # What is dear was left out of the products of all others.
+        swapped = is_dear[at] & ~is_dear[moved]
+        pairs.append((moved, at, np.where(swapped, at, moved), np.where(swapped, moved, at)))
+    others, everyone = position[group >= 0], position[group != IGNORED]
+    for own in position[group == SHARED]:
+        pairs.append((np.full_like(everyone, own), everyone) * 2)
+        alone = np.full_like(others, own)
+        pairs.append((others, alone, alone, others))
+    row, column, moved, at = (np.concatenate(each) for each in zip(*pairs, strict=True))
     order = np.lexsort((column, row))
-    return row[order], column[order], product_of[order], at[order]
-
-
-def _constant_first(row: int, columns: Index, number: int) -> tuple[Index, Index, Index, Index]:
-    return np.full_like(columns, row), columns, np.full_like(columns, number), columns
-
-
-def _rank_in_group(group: Index) -> Index:
-    """Position of each coordinate among those of its group; -1 for those in none."""
-    rank = np.full(group.size, -1)
-    for value in np.unique(group[group >= 0]):
-        members = np.flatnonzero(group == value)
-        rank[members] = np.arange(members.size)
-    return rank
+    return row[order], column[order], number[moved[order]], at[order]

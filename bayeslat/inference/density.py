@@ -34,8 +34,8 @@ class FlatDensity:
         Shape of each.
     prior, likelihood : callable
         Map a flat vector, shape (dim,), to a scalar; their sum is the model's log-posterior up to
-        a constant, Jacobians of PyMC's own transforms included. The likelihood may also take what
-        was observed.
+        a constant, Jacobians of PyMC's own transforms included. The prior may also take ``held``,
+        names of variables that no derivative is taken in; the likelihood what was observed.
     initial : array, shape (dim,)
         PyMC's initial point.
     """
@@ -101,7 +101,12 @@ def flat_density(model: pm.Model, *, takes_data: bool = False) -> FlatDensity:
     return FlatDensity(
         names=names,
         shapes=shapes,
-        prior=lambda flat: prior(*split(flat))[0],
+        prior=lambda flat, held=(): prior(
+            *(
+                jax.lax.stop_gradient(value) if name in held else value
+                for name, value in zip(names, split(flat), strict=True)
+            )
+        )[0],
         likelihood=lambda flat, *data: likelihood(*split(flat), *data)[0],
         initial=np.concatenate([np.ravel(point[name]) for name in names]),
     )

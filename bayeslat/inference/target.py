@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, Self
 
 import jax
@@ -16,7 +16,7 @@ from bayeslat.inference.coordinates import Coordinates
 from bayeslat.inference.curvature import Derivatives, derivatives
 from bayeslat.inference.density import FlatDensity
 from bayeslat.inference.shear import Shear
-from bayeslat.inference.structure import Structure
+from bayeslat.inference.structure import SCALE_SUFFIX, Structure
 
 __all__ = ["Target"]
 
@@ -214,7 +214,12 @@ class Target:
 
     @cached_property
     def _prior(self) -> Callable[..., Derivatives]:
-        return derivatives(self.density.prior, self.structure.prior)
+        dear = [name for name in self.density.names if name.endswith(SCALE_SUFFIX)]
+        held = np.zeros(self.dim, dtype=bool)
+        for name in dear:
+            held[self.density.slices()[name]] = True
+        given = partial(self.density.prior, held=dear)
+        return derivatives(self.density.prior, self.structure.prior, held=held, given=given)
 
     @cached_property
     def _likelihood(self) -> Callable[..., Derivatives]:

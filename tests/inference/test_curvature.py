@@ -28,6 +28,21 @@ def test_derivatives_are_those_of_autodiff(group):
     np.testing.assert_allclose(found.hessian.toarray(), jax.hessian(function)(x), atol=1e-12)
 
 
+@pytest.mark.parametrize("first", [0, 2], ids=["of one group", "of two groups"])
+def test_what_is_dear_is_left_to_few_products(first):
+    held, asked = np.zeros(8, dtype=bool), []
+    held[first : 2 * first + 1] = True
+
+    def given(x):
+        asked.append(x)
+        return function(jnp.where(held, jax.lax.stop_gradient(x), x))
+
+    x = point(1)
+    found = derivatives(function, GROUP, held=held, given=given)(x)
+    np.testing.assert_allclose(found.hessian.toarray(), jax.hessian(function)(x), atol=1e-12)
+    assert asked, "the function without derivatives was not used"
+
+
 def test_a_hessian_is_wrong_where_groups_interact():
     def coupled(x):
         return function(x) + x[0] * x[1]
