@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bayeslat.errors import InputError
 from bayeslat.evaluation.calibration_fits import CompiledFleet, Simulation, simulate_from_prior
-from bayeslat.evaluation.calibration_ranks import chi_square, ecdf_test, places
+from bayeslat.evaluation.calibration_ranks import chi_square, places, rank_band
 from bayeslat.evaluation.ours import ANSWER_SOURCES, DEPENDENCIES
 from bayeslat.evaluation.versions import digest, package_versions, source_digest
 from bayeslat.inference.fit import spec_for
@@ -115,7 +115,7 @@ class CalibrationResult:
             wide, above 1 where they are too narrow); ``n_draws``, median number of draws placed
             among; ``refused``, whether ``p_ecdf`` is below `LEVEL` over the number of quantities.
         """
-        p = [ecdf_test(column) for column in self.place.T]
+        p = [rank_band(len(self)).p_value(column) for column in self.place.T]
         found = pd.DataFrame(
             {
                 "quantity": self.names,

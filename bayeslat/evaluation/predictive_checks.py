@@ -1,26 +1,24 @@
 """Predictive checks: PIT values against uniform, replicated against measured steps, the prior.
 
-The band around the distribution of PIT values is simultaneous: the whole curve of a right model
-stays inside with the stated probability (Säilynoja, Bürkner and Vehtari, 2022, "Graphical test
-for discrete uniformity"). Replicated steps are drawn at the measured design points; a statistic of
-the measured ones that hardly any replication reaches is one that the model gets wrong (Gelman, Meng
-and Stern, 1996). Such p-values are conservative, as the posterior has seen the steps.
+Replicated steps are drawn at the measured design points; a statistic of the measured ones that
+hardly any replication reaches is one that the model gets wrong (Gelman, Meng and Stern, 1996). Such
+p-values are conservative, as the posterior has seen the steps.
 """
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import stats
 
 from bayeslat.catalog import Catalog
 from bayeslat.checks import common_rows, prior_distribution, row_points, stray_share
 from bayeslat.evaluation.findings import LEVEL, Finding, Findings, judged, not_done
 from bayeslat.evaluation.left_out import RowChecks
+from bayeslat.evaluation.uniformity import uniform_band
 from bayeslat.model.likelihood import STRAY_SPREAD
 from bayeslat.model.spec import ModelSpec
 from bayeslat.observations import Observations
@@ -32,9 +30,7 @@ from bayeslat.schema import Deployment
 __all__ = [
     "SANE_MS",
     "STATISTICS",
-    "PitBand",
     "Replicated",
-    "pit_band",
     "pit_curves",
     "pit_tests",
     "prior_check",
@@ -42,10 +38,6 @@ __all__ = [
 ]
 
 type Array = NDArray[np.float64]
-
-N_GRID: Final = 100
-N_SIMULATIONS: Final = 4000
-"""Uniform samples behind a band: its probability is known to within half a per cent."""
 
 NEEDED_PIT: Final = 10
 MATERIAL_DISTANCE: Final = 0.05
@@ -72,72 +64,6 @@ SANE_MS: Final = (0.1, 60_000.0)
 
 BATCH: Final = 50
 """Replications drawn at once."""
-
-
-@dataclass(frozen=True, eq=False)
-class PitBand:
-    """Simultaneous band of the empirical distribution of uniform values.
-
-    Attributes
-    ----------
-    at : array, shape (point,)
-        Where it is evaluated, inside (0, 1).
-    lower, upper : array, shape (point,)
-        The band.
-    least : array, shape (simulation,)
-        Sorted least pointwise p-values of simulated uniform samples, which give p-values.
-    n : int
-        Values of a sample.
-    """
-
-    at: Array
-    lower: Array
-    upper: Array
-    least: Array
-    n: int
-
-    def p_value(self, pit: Array) -> float:
-        """Probability that a uniform sample strays from the diagonal as far as this one.
-
-        Where no simulated sample does, the sum of the pointwise probabilities bounds it: the
-        p-value of a gross departure is as small as a correction over many deployments needs.
-        """
-        counts = np.searchsorted(np.sort(pit), self.at, side="right")
-        own = _pointwise(counts, self.n, self.at).min()
-        below = np.searchsorted(self.least, own, side="right")
-        return float(min((1 + below) / (1 + self.least.size), own * self.at.size))
-
-
-@lru_cache(maxsize=64)
-def pit_band(n: int, *, mass: float = 0.95, seed: int = 0) -> PitBand:
-    """Simultaneous band of the empirical distribution of `n` uniform values.
-
-    By simulation on a grid of `N_GRID` points, as Säilynoja et al. (2022) do. ArviZ's own bands
-    are evaluated at every value, which takes minutes for ten thousand.
-
-    Parameters
-    ----------
-    n : int
-        Values of a sample.
-    mass : float
-        Probability that the whole curve stays inside.
-    seed : int
-        Of the simulation.
-    """
-    at = np.arange(1, N_GRID) / N_GRID
-    rng = np.random.default_rng(seed)
-    cells = rng.multinomial(n, np.full(N_GRID, 1.0 / N_GRID), size=N_SIMULATIONS)
-    least = np.sort(_pointwise(cells.cumsum(axis=1)[:, :-1], n, at).min(axis=1))
-    tail = np.quantile(least, 1.0 - mass) / 2.0
-    lower, upper = stats.binom.ppf(tail, n, at), stats.binom.isf(tail, n, at)
-    return PitBand(at, lower / n, upper / n, least, n)
-
-
-def _pointwise(counts: NDArray[np.int64], n: int, at: Array) -> Array:
-    """Two-sided p-value of the share of values below each place."""
-    below, above = special.bdtr(counts, n, at), special.bdtrc(counts - 1, n, at)
-    above = np.where(counts > 0, above, 1.0)
-    return np.minimum(2.0 * np.minimum(below, above), 1.0)
 
 
 def pit_tests(checked: RowChecks, *, left_out: bool = True, level: float = LEVEL) -> Findings:
@@ -175,14 +101,13 @@ def pit_curves(checked: RowChecks, *, left_out: bool = True, mass: float = 0.95)
     column = "loo_pit" if left_out else "pit"
     parts = []
     for label, own in checked.rows.groupby("deployment", sort=False):
-        band = pit_band(len(own), mass=mass)
-        share = np.searchsorted(np.sort(own[column]), band.at, side="right") / len(own)
+        band = uniform_band(len(own), mass=mass)
         parts.append(
             pd.DataFrame(
                 {
                     "deployment": label,
                     "at": band.at,
-                    "difference": share - band.at,
+                    "difference": band.shares(own[column].to_numpy()) - band.at,
                     "lower": band.lower - band.at,
                     "upper": band.upper - band.at,
                 }
@@ -204,7 +129,7 @@ def _uniform(label: str, values: pd.Series) -> Finding:
         f" {100 * beyond:.1f} % beyond the predicted p99, {100 * np.mean(pit > 0.5):.0f} % slower"
         " than the predicted median"
     )
-    p = pit_band(pit.size).p_value(pit)
+    p = uniform_band(pit.size).p_value(pit)
     return Finding(
         label, "calibration", pit.size, distance, p, distance, "largest distance",
         distance > MATERIAL_DISTANCE, sentence,

@@ -2,13 +2,12 @@
 
 from typing import Final
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from bayeslat.evaluation.calibration import LEVEL, CalibrationResult
-from bayeslat.evaluation.calibration_ranks import Band, ecdf_band
+from bayeslat.evaluation.calibration_ranks import rank_band
+from bayeslat.evaluation.uniformity import UniformBand
 from bayeslat.plots.style import ACCENT, MUTED, PRIMARY, label_outer, styled
 
 __all__ = ["plot_calibration"]
@@ -39,8 +38,8 @@ def plot_calibration(
     panels: dict[str, list[int]] = {}
     for position, name in enumerate(result.names):
         panels.setdefault(_panel(name), []).append(position)
-    inner = ecdf_band(len(result), LEVEL)
-    outer = ecdf_band(len(result), LEVEL / len(result.names))
+    inner = rank_band(len(result), mass=1.0 - LEVEL)
+    outer = rank_band(len(result), mass=1.0 - LEVEL / len(result.names))
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(max(1.85 * columns, 4.0), 1.55 * rows + 1.0), layout="constrained")
@@ -51,7 +50,7 @@ def plot_calibration(
     shown = list(grid[: len(panels)])
     for axes, (panel, members) in zip(shown, panels.items(), strict=True):
         _bands(axes, inner, outer)
-        _lines(axes, result, members, inner.at, refused)
+        _lines(axes, result, members, inner, refused)
         axes.set_title(f"{panel} ({len(members)})" if len(members) > 1 else panel, fontsize=8.0)
     label_outer(shown, "place", "share below\nless place")
     told = f"{len(result)} simulations, {int(result.converged.sum())} fits converged"
@@ -66,7 +65,7 @@ def _panel(name: str) -> str:
     return name.split("[")[0]
 
 
-def _bands(axes: Axes, inner: Band, outer: Band) -> None:
+def _bands(axes: Axes, inner: UniformBand, outer: UniformBand) -> None:
     for band, alpha in ((outer, 0.25), (inner, 0.35)):
         lower, upper = band.lower - band.at, band.upper - band.at
         axes.fill_between(band.at, lower, upper, color=MUTED, alpha=alpha, lw=0)
@@ -77,12 +76,11 @@ def _lines(
     axes: Axes,
     result: CalibrationResult,
     members: list[int],
-    at: NDArray[np.float64],
+    band: UniformBand,
     refused: set[str],
 ) -> None:
     for position in members:
-        place = np.sort(result.place[:, position])
-        share = np.searchsorted(place, at, side="right") / len(place)
+        difference = band.shares(result.place[:, position]) - band.at
         wrong = result.names[position] in refused
         colour, width = (ACCENT, 1.3) if wrong else (PRIMARY, 0.8)
-        axes.plot(at, share - at, color=colour, lw=width, zorder=3 if wrong else 2)
+        axes.plot(band.at, difference, color=colour, lw=width, zorder=3 if wrong else 2)

@@ -7,9 +7,8 @@ from scipy import stats
 from bayeslat.evaluation.calibration_ranks import (
     MAX_RANKS,
     chi_square,
-    ecdf_band,
-    ecdf_test,
     places,
+    rank_band,
 )
 
 N = 200
@@ -31,13 +30,13 @@ def conjugate_places(stretch: float = 1.0, shift: float = 0.0) -> np.ndarray:
 def test_places_of_an_exact_posterior_are_uniform():
     place = conjugate_places()
     assert stats.kstest(place, "uniform").pvalue > 1e-3
-    assert ecdf_test(place) > 1e-3 and chi_square(place) > 1e-3
+    assert rank_band(N).p_value(place) > 1e-3 and chi_square(place) > 1e-3
 
 
 @pytest.mark.parametrize("wrong", [{"stretch": 0.5}, {"stretch": 2.0}, {"shift": 0.4}])
 def test_intervals_too_narrow_too_wide_or_beside_are_refused(wrong):
     place = conjugate_places(**wrong)
-    assert ecdf_test(place) < 1e-3 and chi_square(place) < 1e-3
+    assert rank_band(N).p_value(place) < 1e-3 and chi_square(place) < 1e-3
 
 
 def test_slow_chains_are_thinned_to_their_effective_draws():
@@ -59,18 +58,18 @@ def test_a_truth_beyond_all_draws_lies_at_the_end():
 
 def test_the_band_is_left_as_often_as_it_says():
     """And where the distribution leaves it, and only there, the test says so."""
-    band, rng = ecdf_band(N, LEVEL), np.random.default_rng(3)
+    band, rng = rank_band(N, mass=1.0 - LEVEL), np.random.default_rng(3)
     left, refused = [], []
     for _ in range(400):
         place = rng.random(N)
-        share = np.searchsorted(np.sort(place), band.at, side="right") / N
+        share = band.shares(place)
         left.append(bool(((share < band.lower) | (share > band.upper)).any()))
-        refused.append(ecdf_test(place) <= LEVEL)
+        refused.append(band.p_value(place) <= LEVEL)
     error = np.sqrt(LEVEL * (1.0 - LEVEL) / 400)
     assert abs(np.mean(left) - LEVEL) < 4.0 * error
     assert np.mean(np.array(left) != np.array(refused)) < 0.02
 
 
 def test_the_band_contains_the_uniform_distribution():
-    band = ecdf_band(N, LEVEL)
+    band = rank_band(N, mass=1.0 - LEVEL)
     assert (band.lower < band.at).all() and (band.at < band.upper).all()

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from arviz_stats.ecdf_utils import ecdf_pit
 from made_posteriors import FLEET, SIGMA, SPEC, posterior_of, simulated
 
 import bayeslat as bl
@@ -13,7 +12,6 @@ from bayeslat.evaluation.left_out import RowChecks, check_rows
 from bayeslat.evaluation.predictive_checks import (
     STATISTICS,
     Replicated,
-    pit_band,
     pit_curves,
     pit_tests,
     prior_check,
@@ -80,30 +78,6 @@ def test_steps_of_other_deployments_are_refused(right):
             look(right, strangers)
 
 
-@pytest.mark.parametrize("n", [30, 400])
-def test_a_band_holds_whole_curves_with_its_probability(n):
-    rng, n_samples = np.random.default_rng(33), 1500
-    band = pit_band(n)
-    samples = np.sort(rng.uniform(size=(n_samples, n)), axis=1)
-    shares = np.stack([np.searchsorted(own, band.at, side="right") for own in samples]) / n
-    inside = ((band.lower <= shares) & (shares <= band.upper)).all(axis=1).mean()
-    # A discrete band may be a little wider than asked for.
-    assert 0.95 - 4.0 * np.sqrt(0.0475 / n_samples) < inside < 0.985
-    p = np.array([band.p_value(own) for own in samples[:500]])
-    assert abs(np.mean(p < 0.1) - 0.1) < 4.0 * np.sqrt(0.09 / 500)
-
-
-def test_bands_are_as_wide_as_those_of_arviz():
-    n = 100
-    at, _, lower, upper = ecdf_pit(np.linspace(0.005, 0.995, n), 0.95, 2000)
-    band = pit_band(n)
-    inner = slice(1, -1)
-    assert at[inner] == pytest.approx(band.at)
-    # One count at most between two simulations of a discrete band, on the way to its ends.
-    assert np.abs(lower[inner] - band.lower).max() <= 0.02 + 1e-12
-    assert np.abs(upper[inner] - band.upper).max() <= 0.02 + 1e-12
-
-
 def test_a_right_posterior_is_calibrated(checked):
     found = pit_tests(checked)
     assert len(found) == len(FLEET)
@@ -111,6 +85,11 @@ def test_a_right_posterior_is_calibrated(checked):
     curves = pit_curves(checked)
     inside = (curves["lower"] <= curves["difference"]) & (curves["difference"] <= curves["upper"])
     assert inside.mean() > 0.9
+
+
+def slower_than_said(sentence: str) -> float:
+    """Steps that took longer than the predicted median, per cent."""
+    return float(sentence.removesuffix(" % slower than the predicted median").split()[-1])
 
 
 @pytest.mark.parametrize(
@@ -129,6 +108,8 @@ def test_wrong_posteriors_are_not(steps, wrong, says):
         assert inside < 80
     if says == "too wide":
         assert inside > 95
+    if says == "too slow":
+        assert all(slower_than_said(found.sentence) < 40 for found in found.failures)
 
 
 def test_calibration_passes_at_the_stated_level():
@@ -138,16 +119,6 @@ def test_calibration_passes_at_the_stated_level():
         rows = pd.concat([rows_with(rng.uniform(size=80), label=name) for name in "ab"])
         rejected += any(f.adjusted_p < LEVEL for f in pit_tests(RowChecks(rows, 1000)))
     assert rejected < n_fleets * LEVEL + 4.0 * np.sqrt(n_fleets * LEVEL)
-
-
-def test_gross_errors_survive_a_correction_over_many_deployments():
-    """No number of simulated bands gives a p-value as small as sixty-three deployments ask for."""
-    pit, band = np.random.default_rng(3).beta(8.0, 2.0, size=500), pit_band(500)
-    assert 63 * band.p_value(pit) < LEVEL
-    rng = np.random.default_rng(4)
-    p = np.array([band.p_value(rng.uniform(size=500)) for _ in range(400)])
-    for level in (0.01, 0.1, 0.5):
-        assert (p <= level).mean() < level + 4 * np.sqrt(level * (1 - level) / p.size)
 
 
 def test_too_few_rows_for_a_band_are_said():
