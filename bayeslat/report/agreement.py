@@ -74,6 +74,9 @@ class Agreement:
         How many of them the pictures show: the least well covered.
     fit, pit : Picture
         Measured against predicted, and whether measured steps fall where they should.
+    strays : float or None
+        Largest share of stray rows that the model expects in a deployment, which it does not
+        predict; None where it knows of none.
     """
 
     fitted: bool
@@ -83,6 +86,7 @@ class Agreement:
     pictured: int
     fit: Picture
     pit: Picture
+    strays: float | None = None
 
 
 class ColdStartView(NamedTuple):
@@ -121,7 +125,14 @@ def agreement(fleet: FleetPosterior, observations: Observations) -> Agreement:
             " steps against the predicted probability of a shorter step. A curve within the grey"
             " band along the diagonal holds 95 % of the curves of a true model at any one place.",
         ),
+        _strays(fleet),
     )
+
+
+def _strays(fleet: FleetPosterior) -> float | None:
+    if "stray_share" not in fleet.posterior:
+        return None
+    return float(fleet.posterior["stray_share"].mean(["chain", "draw"]).max())
 
 
 def newcomer(cold_start: ColdStart) -> ColdStartView:

@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pandas as pd
 import pytest
+import xarray as xr
 
 import bayeslat as bl
 from bayeslat.errors import InputError
@@ -41,6 +42,15 @@ def test_verdict_comes_first_and_every_section_opens_with_a_sentence(page):
     assert page.index('id="verdict"') < page.index("<nav")
     for name, content in sections:
         assert re.search(r"</h2>\s*<p class=\"lead\">\s*\S", content), name
+
+
+def test_strays_are_no_fault_of_the_intervals(tiny_fleet, tiny_steps, tmp_path, page):
+    tree = tiny_fleet.tree.copy()
+    shares = tiny_fleet.posterior["sigma"] * 0.0 + [0.02, 0.08]
+    tree["posterior"] = xr.DataTree(tiny_fleet.posterior.assign(stray_share=shares))
+    written = text_of(bl.FleetPosterior(tree), tmp_path / "strays.html", observations=tiny_steps)
+    assert "expects up to 8.0 % of a" in written
+    assert "stray rows apart" not in page
 
 
 def test_contents_lead_to_sections(page):

@@ -1,1 +1,0 @@
-"""A contest of latency models on recorded steps: splits, rivals, scores, tables, pictures."""
