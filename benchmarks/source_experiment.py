@@ -244,7 +244,7 @@ def main() -> int:
     ours = [Ours(most, True, chosen.draws), Ours(500, True, chosen.draws),
             Ours(500, False, chosen.draws)]  # fmt: skip
     held_out, extrapolated = contest(first, second, ours), contest(smaller, larger, ours)
-    chosen.out.write_text("\n".join(document(chosen, log, held_out, extrapolated)) + "\n")
+    chosen.out.write_text("\n".join(document(chosen, log, smaller, held_out, extrapolated)) + "\n")
     print(chosen.out.read_text())
     return 0
 
@@ -252,6 +252,7 @@ def main() -> int:
 def document(
     chosen: argparse.Namespace,
     log: dict[Deployment, pd.DataFrame],
+    smaller: dict[Deployment, pd.DataFrame],
     held_out: pd.DataFrame,
     extrapolated: pd.DataFrame,
 ) -> list[str]:
@@ -261,7 +262,8 @@ def document(
         "# The source's own experiment, on a simulated fleet",
         "",
         f"Made by `python benchmarks/source_experiment.py --rows {chosen.rows} --draws"
-        f" {chosen.draws}`. **Simulated**: {steps:,} steps of at most {LONGEST_MS:g} ms,"
+        f" {chosen.draws} --seed {chosen.seed}`. **Simulated**: {steps:,} steps of at most"
+        f" {LONGEST_MS:g} ms,"
         f" {len(log)} deployments ({', '.join(GPUS)} by {', '.join(LLMS)}), half decode, a quarter"
         " mixed, a quarter prefill. Scores are means over deployments. The last column is what the"
         " source reports of its own logs, which nobody else has: shapes may be compared, figures"
@@ -273,6 +275,10 @@ def document(
         "",
         f"## Known up to B = {KNOWN[0]} and S = {KNOWN[1]}, asked at B in {BEYOND[0][0]} to"
         f" {BEYOND[0][1]} and S in {BEYOND[1][0]} to {BEYOND[1][1]}",
+        "",
+        "The first four learn from all such steps of a deployment, in the mean"
+        f" {np.mean([len(own) for own in smaller.values()]):,.0f}; bayeslat from no more than its"
+        " line says.",
         "",
         *lines(extrapolated, SOURCE_BEYOND, "source: error, %"),
         "",
