@@ -28,6 +28,9 @@ type Maps = tuple[Coordinates, Shear | None, tuple[Array, ...]]
 PROGRAMS: Final = ("log_posterior_of", "_flatten_draws", "_prior", "_likelihood", "_bending")
 """What is compiled once and serves every target of one density, whatever its maps and data."""
 
+MANY_DEPLOYMENTS: Final = 16
+"""From so many on it pays to compile the prior once more, for products that hold the scales."""
+
 _shift = jax.jit(Shear.shift)
 _shear_derivatives = jax.jit(Shear.derivatives)
 
@@ -214,6 +217,8 @@ class Target:
 
     @cached_property
     def _prior(self) -> Callable[..., Derivatives]:
+        if self.density.shapes["quantities"][-1] < MANY_DEPLOYMENTS:
+            return derivatives(self.density.prior, self.structure.prior)
         dear = [name for name in self.density.names if name.endswith(SCALE_SUFFIX)]
         held = np.zeros(self.dim, dtype=bool)
         for name in dear:

@@ -1,5 +1,7 @@
 """The structure read off a model: block Hessians are the dense ones, and so is the arrow."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ import pytest
 import bayeslat as bl
 from bayeslat.catalog import load_catalog
 from bayeslat.discrepancy import basis_for
+from bayeslat.inference import target as target_module
 from bayeslat.inference.coordinates import Coordinates
 from bayeslat.inference.curvature import SHARED, derivatives
 from bayeslat.inference.density import flat_density
@@ -111,6 +114,14 @@ def units(hessian: np.ndarray) -> np.ndarray:
 def point_of(target: Target) -> np.ndarray:
     rng = np.random.default_rng(3)
     return target.density.initial + 0.1 * rng.standard_normal(target.dim)
+
+
+def test_products_that_hold_the_scales_give_the_same_hessian(target, monkeypatch):
+    at = point_of(target)
+    few = target.derivatives(at).hessian
+    monkeypatch.setattr(target_module, "MANY_DEPLOYMENTS", 1)
+    many = replace(target).derivatives(at).hessian  # nothing compiled comes with it
+    np.testing.assert_allclose(many, few, rtol=1e-8, atol=1e-8 * np.abs(few).max())
 
 
 @pytest.mark.parametrize("part", PARTS)

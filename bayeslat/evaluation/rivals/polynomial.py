@@ -5,6 +5,7 @@ pooled over the known ones, a ridge regression of log-latency on logarithms of s
 its few steps enter as a common factor.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations_with_replacement
@@ -12,11 +13,10 @@ from typing import Final
 
 import numpy as np
 
-from bayeslat.catalog import Catalog
-from bayeslat.evaluation.base import Array, Fitted
+from bayeslat.evaluation.base import Array
 from bayeslat.evaluation.rivals.datasheets import Datasheets
 from bayeslat.evaluation.rivals.history import KNOWN, History, Novelty
-from bayeslat.evaluation.rivals.spread import FittedPoints, Forecaster, Ratios, scaled_by_few
+from bayeslat.evaluation.rivals.spread import Forecaster, PointRival, Ratios, scaled_by_few
 from bayeslat.observations import Observations
 from bayeslat.schema import Deployment
 
@@ -76,7 +76,7 @@ class LogTerms:
 
 
 @dataclass(frozen=True)
-class Polynomial:
+class Polynomial(PointRival):
     """Latency linear, or quadratic, in B, S and C.
 
     The linear one is ``T = a + b B + c S + d C``, the quadratic one has all squares and products.
@@ -84,23 +84,14 @@ class Polynomial:
 
     Attributes
     ----------
-    name
-        Of the contender.
     degree
         1 or 2.
-    catalog
-        Datasheets.
     """
 
-    name: str
     degree: int
-    catalog: Catalog
-    version: str = "1"
 
-    def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
-        """See `Contender`."""
-        history = History.of(known, few)
-        return FittedPoints(history, partial(self._forecaster, history))
+    def _maker(self, history: History) -> Callable[[Novelty], Forecaster]:
+        return partial(self._forecaster, history)
 
     def _forecaster(self, history: History, novelty: Novelty) -> Forecaster:
         steps = history.known

@@ -20,8 +20,8 @@ __all__ = ["RIVALS", "all_rivals", "missing"]
 
 RIVALS: Final[Mapping[str, Callable[[Catalog], Contender]]] = MappingProxyType(
     {
-        "linear": lambda catalog: Polynomial("linear", 1, catalog),
-        "quadratic": lambda catalog: Polynomial("quadratic", 2, catalog),
+        "linear": lambda catalog: Polynomial("linear", catalog, 1),
+        "quadratic": lambda catalog: Polynomial("quadratic", catalog, 2),
         "table": lambda catalog: ProfileTable("table", catalog),
         "roofline-datasheet": lambda catalog: RooflineDatasheet("roofline datasheet", catalog),
         "roofline-knee": lambda catalog: RooflineKnee("roofline knee", catalog),

@@ -1,6 +1,6 @@
 """Rooflines: what datasheets say of a step, with a knee or with efficiencies fitted to steps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
@@ -8,12 +8,11 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy.optimize import nnls
 
-from bayeslat.catalog import Catalog
-from bayeslat.evaluation.base import Array, Fitted
+from bayeslat.evaluation.base import Array
 from bayeslat.evaluation.rivals.datasheets import Datasheets, least_times
 from bayeslat.evaluation.rivals.history import KNOWN, History, Novelty
 from bayeslat.evaluation.rivals.polynomial import FLOOR, deployment_weights
-from bayeslat.evaluation.rivals.spread import FittedPoints, Forecaster, Ratios, scaled_by_few
+from bayeslat.evaluation.rivals.spread import Forecaster, PointRival, Ratios, scaled_by_few
 from bayeslat.observations import Observations
 from bayeslat.schema import Deployment
 
@@ -23,31 +22,17 @@ KNEES: Final = np.geomspace(1e-3, 1e3, 61)
 """Ratios of the two efficiencies that are tried."""
 
 
-@dataclass(frozen=True)
-class RooflineKnee:
+class RooflineKnee(PointRival):
     """Roofline with one knee: a + max(b, c S) + d C, no coefficient negative.
 
     In milliseconds that the datasheet allows: M to read the weights, F for the arithmetic, K to
     read the context; then T = a + c max(q M, F) + d K by least squares on relative errors. For one
     deployment the two are the same. New deployments get the fit of their engine, times a factor
     from their few steps. ``n_averaged`` is not used: all steps count alike.
-
-    Attributes
-    ----------
-    name
-        Of the contender.
-    catalog
-        Datasheets.
     """
 
-    name: str
-    catalog: Catalog
-    version: str = "1"
-
-    def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
-        """See `Contender`."""
-        history = History.of(known, few)
-        return FittedPoints(history, partial(self._forecaster, history))
+    def _maker(self, history: History) -> Callable[[Novelty], Forecaster]:
+        return partial(self._forecaster, history)
 
     def _forecaster(self, history: History, novelty: Novelty) -> Forecaster:
         steps, sheets = history.known, Datasheets.of(history.known.deployments, self.catalog)
@@ -122,31 +107,17 @@ class _Efficiencies(NamedTuple):
     mbu: float
 
 
-@dataclass(frozen=True)
-class RooflineDatasheet:
+class RooflineDatasheet(PointRival):
     """Roofline without a fit of its own: T = max(F / MFU, (M + K) / MBU).
 
     F is the time of the arithmetic, M of reading the weights, K of reading the context, as the
     datasheet allows them. MFU and MBU are one pair for each engine, with the least mean absolute
     log error over its known steps; an engine that is not known gets the pair of all steps. It
     treats known and new deployments alike. ``n_averaged`` is not used: all steps count alike.
-
-    Attributes
-    ----------
-    name
-        Of the contender.
-    catalog
-        Datasheets.
     """
 
-    name: str
-    catalog: Catalog
-    version: str = "1"
-
-    def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
-        """See `Contender`."""
-        history = History.of(known, few)
-        return FittedPoints(history, partial(self._forecaster, history.everything()))
+    def _maker(self, history: History) -> Callable[[Novelty], Forecaster]:
+        return partial(self._forecaster, history.everything())
 
     def _forecaster(self, steps: Observations, novelty: Novelty) -> Forecaster:
         sheets = Datasheets.of(steps.deployments, self.catalog)

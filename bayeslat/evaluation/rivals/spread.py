@@ -1,17 +1,19 @@
 """From point forecasts to quantiles: the ratios of measured to forecast latency so far."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 
-from bayeslat.evaluation.base import Array
+from bayeslat.catalog import Catalog
+from bayeslat.evaluation.base import Array, Fitted
 from bayeslat.evaluation.rivals.history import History, Novelty
 from bayeslat.observations import Observations
 from bayeslat.schema import Deployment
 
-__all__ = ["FittedPoints", "Forecaster", "Ratios", "scaled_by_few"]
+__all__ = ["FittedPoints", "Forecaster", "PointRival", "Ratios", "scaled_by_few"]
 
 MIN_OWN: Final = 10
 MIN_OWN_OF_PHASE: Final = 100
@@ -130,6 +132,32 @@ class FittedPoints:
                 self._made[novelty] = self.make(novelty)
             result[rows] = self._made[novelty].quantiles(filled.select(rows), levels)
         return result
+
+
+@dataclass(frozen=True)
+class PointRival(ABC):
+    """A rival that forecasts points; its past errors give the quantiles around them.
+
+    Attributes
+    ----------
+    name
+        Of the contender.
+    catalog
+        Datasheets.
+    """
+
+    name: str
+    catalog: Catalog
+    version: ClassVar[str] = "1"
+
+    def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
+        """See `Contender`."""
+        history = History.of(known, few)
+        return FittedPoints(history, self._maker(history))
+
+    @abstractmethod
+    def _maker(self, history: History) -> Callable[[Novelty], Forecaster]:
+        """What makes the forecaster of each novelty."""
 
 
 def scaled_by_few(

@@ -1,6 +1,6 @@
 """A profile table: measured latencies, and straight lines between them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -10,11 +10,11 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from threadpoolctl import threadpool_limits
 
 from bayeslat.catalog import Catalog
-from bayeslat.evaluation.base import Array, Fitted
+from bayeslat.evaluation.base import Array
 from bayeslat.evaluation.rivals.datasheets import Datasheets
 from bayeslat.evaluation.rivals.history import KNOWN, N_FOLDS, History, Novelty, folds
 from bayeslat.evaluation.rivals.pooled import likeness, thinned
-from bayeslat.evaluation.rivals.spread import FittedPoints, Forecaster, Ratios, scaled_by_few
+from bayeslat.evaluation.rivals.spread import Forecaster, PointRival, Ratios, scaled_by_few
 from bayeslat.observations import Observations, concat
 from bayeslat.schema import Deployment
 
@@ -30,8 +30,7 @@ one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 """Every simplex of a table is a matrix of three rows: BLAS threads only wait for each other."""
 
 
-@dataclass(frozen=True)
-class ProfileTable:
+class ProfileTable(PointRival):
     """Linear interpolation of log-latency over (log B, log S, log C), as users of tables do it.
 
     Every deployment has a table for each phase; outside its hull the nearest entry counts. A new
@@ -39,23 +38,12 @@ class ProfileTable:
     a factor from its few steps. Quantiles are those of errors at entries left out; for new
     deployments those of known ones, each forecast from the most alike that does not share what is
     new. ``n_averaged`` is not used: all steps count alike.
-
-    Attributes
-    ----------
-    name
-        Of the contender.
-    catalog
-        Datasheets.
     """
 
-    name: str
-    catalog: Catalog
-    version: str = "2"
+    version = "2"
 
-    def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
-        """See `Contender`."""
-        history = History.of(known, few)
-        return FittedPoints(history, _Maker(history, _tables(history.known), self.catalog))
+    def _maker(self, history: History) -> Callable[[Novelty], Forecaster]:
+        return _Maker(history, _tables(history.known), self.catalog)
 
 
 @dataclass(frozen=True, eq=False)
