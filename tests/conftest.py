@@ -72,6 +72,24 @@ def tiny_file(tiny_fleet: "bl.FleetPosterior", tmp_path_factory: pytest.TempPath
     return path
 
 
+@pytest.fixture(scope="session")
+def thin_fleet(tiny_fleet: "bl.FleetPosterior") -> "bl.FleetPosterior":
+    """The tiny fleet with every twelfth draw, for what takes its time over each of them."""
+    import bayeslat as bl
+
+    return bl.FleetPosterior(
+        tiny_fleet.tree.isel(draw=slice(None, None, 12), missing_dims="ignore")
+    )
+
+
+@pytest.fixture(scope="session")
+def thin_file(thin_fleet: "bl.FleetPosterior", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The thin fleet, saved."""
+    path = tmp_path_factory.mktemp("fleet") / "thin.nc"
+    thin_fleet.save(path)
+    return path
+
+
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run a command; gives exit code, standard output and standard error."""

@@ -33,9 +33,9 @@ def run(capfd):
 
 
 @pytest.fixture(scope="session")
-def draws(tiny_fleet):
+def draws(thin_fleet):
     """Draws of the deployment that the commands ask."""
-    return tiny_fleet.draws(tiny_fleet.find("H100-80GB", "llama-7b"))
+    return thin_fleet.draws(thin_fleet.find("H100-80GB", "llama-7b"))
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ def refused(answer: tuple[int, str, str], *, about: str) -> None:
     assert about in err
 
 
-def test_the_frontier_agrees_with_the_library(run, tiny_fleet, tiny_file, draws):
+def test_the_frontier_agrees_with_the_library(run, thin_fleet, thin_file, draws):
     answer = answered(
-        run("frontier", tiny_file, *WHERE, *SMALL, "--sla-ms", "30,0.01,60", "--json")
+        run("frontier", thin_file, *WHERE, *SMALL, "--sla-ms", "30,0.01,60", "--json")
     )
-    typical = tiny_fleet.typical_context(draws.deployment)
+    typical = thin_fleet.typical_context(draws.deployment)
     space = StepSpace(max_batch_size=12, max_total_tokens=300, context_per_request=typical)
     found = compiled_frontier(draws, [0.01, 30.0, 60.0], risk=0.01, space=space, gate_draws=40)
     table = found.table()
@@ -75,8 +75,8 @@ def test_the_frontier_agrees_with_the_library(run, tiny_fleet, tiny_file, draws)
     assert answer["context_per_request"] == typical
 
 
-def test_the_frontier_is_told_and_drawn(run, tiny_file, tmp_path):
-    ask = ["frontier", tiny_file, *WHERE, *SMALL, "--context-per-request", 100]
+def test_the_frontier_is_told_and_drawn(run, thin_file, tmp_path):
+    ask = ["frontier", thin_file, *WHERE, *SMALL, "--context-per-request", 100]
     several, single = tmp_path / "several.png", tmp_path / "single.svg"
     text = said(run(*ask, "--sla-ms", "0.01,30,60", "--plot", several))
     assert "tokens/s [90 %]" in text
@@ -89,8 +89,8 @@ def test_the_frontier_is_told_and_drawn(run, tiny_file, tmp_path):
     assert "no step keeps" in said(run(*ask, "--sla-ms", "0.01"))
 
 
-def test_decode_steps_over_a_range_of_limits(run, tiny_file):
-    rows = answered(run("frontier", tiny_file, *WHERE, *SMALL, "--decode-only", "--json"))[
+def test_decode_steps_over_a_range_of_limits(run, thin_file):
+    rows = answered(run("frontier", thin_file, *WHERE, *SMALL, "--decode-only", "--json"))[
         "frontier"
     ]
     assert rows
@@ -98,7 +98,7 @@ def test_decode_steps_over_a_range_of_limits(run, tiny_file):
     rates = [row["tokens_per_s"] for row in rows]
     assert rates == sorted(rates)
     wanted = answered(
-        run("frontier", tiny_file, *WHERE, *SMALL, "--decode-only", "--min-batch", 7,
+        run("frontier", thin_file, *WHERE, *SMALL, "--decode-only", "--min-batch", 7,
             "--sla-ms", 60, "--json")
     )  # fmt: skip
     assert all(row["batch_size"] >= 7 for row in wanted["frontier"])
@@ -110,8 +110,8 @@ def gate_of(draws):
     )
 
 
-def test_allocations_agree_with_the_library(run, tiny_file, draws, tenants_file):
-    ask = ["allocate", tiny_file, *WHERE, *SMALL, "--tenants", tenants_file, "--sla-ms", 40]
+def test_allocations_agree_with_the_library(run, thin_file, draws, tenants_file):
+    ask = ["allocate", thin_file, *WHERE, *SMALL, "--tenants", tenants_file, "--sla-ms", 40]
     answer = answered(run(*ask, "--json"))
     gate = gate_of(draws)
     front = pareto_front(draws, gate, TENANTS)
@@ -129,8 +129,8 @@ def test_allocations_agree_with_the_library(run, tiny_file, draws, tenants_file)
     assert alone[0]["alpha"] == 1.0
 
 
-def test_allocations_are_told_and_drawn(run, tiny_file, tenants_file, tmp_path):
-    ask = ["allocate", tiny_file, *WHERE, *SMALL, "--tenants", tenants_file, "--sla-ms", 40]
+def test_allocations_are_told_and_drawn(run, thin_file, tenants_file, tmp_path):
+    ask = ["allocate", thin_file, *WHERE, *SMALL, "--tenants", tenants_file, "--sla-ms", 40]
     out = tmp_path / "front.png"
     text = said(run(*ask, "--plot", out))
     assert "Pareto front" in text
@@ -155,8 +155,8 @@ def test_allocations_are_told_and_drawn(run, tiny_file, tenants_file, tmp_path):
         (["--tp", 64], "nearest"),
     ],
 )
-def test_bad_frontiers_are_one_line(run, tiny_file, arguments, about):
-    refused(run("frontier", tiny_file, *WHERE, *SMALL, *arguments), about=about)
+def test_bad_frontiers_are_one_line(run, thin_file, arguments, about):
+    refused(run("frontier", thin_file, *WHERE, *SMALL, *arguments), about=about)
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_bad_frontiers_are_one_line(run, tiny_file, arguments, about):
         (["--plot", "nowhere/front.png"], "--plot"),
     ],
 )
-def test_bad_allocations_are_one_line(run, tiny_file, tenants_file, arguments, about):
-    ask = ["allocate", tiny_file, *WHERE, *SMALL, "--tenants", tenants_file]
+def test_bad_allocations_are_one_line(run, thin_file, tenants_file, arguments, about):
+    ask = ["allocate", thin_file, *WHERE, *SMALL, "--tenants", tenants_file]
     refused(run(*ask, *arguments), about=about)
 
 
@@ -189,9 +189,9 @@ def test_bad_allocations_are_one_line(run, tiny_file, tenants_file, arguments, a
         ),
     ],
 )
-def test_bad_tenants_are_one_line(run, tiny_file, tmp_path, content, about):
+def test_bad_tenants_are_one_line(run, thin_file, tmp_path, content, about):
     path = tmp_path / "tenants.csv"
     path.write_text(content, encoding="utf-8")
-    ask = ["allocate", tiny_file, *WHERE, *SMALL, "--sla-ms", 100, "--tenants"]
+    ask = ["allocate", thin_file, *WHERE, *SMALL, "--sla-ms", 100, "--tenants"]
     refused(run(*ask, path), about=about)
     refused(run(*ask, tmp_path / "nowhere.json"), about="nowhere.json")

@@ -13,34 +13,34 @@ STEP = ["--batch-size", 8, "--total-tokens", 100, "--context-tokens", 4000]
 
 
 @pytest.fixture(scope="session")
-def saved(tiny_fleet, tmp_path_factory):
+def saved(thin_fleet, tmp_path_factory):
     """A gate in a file."""
     path = tmp_path_factory.mktemp("gates") / "step.gate"
-    tiny_fleet.compile(
+    thin_fleet.compile(
         "H100-80GB", "llama-7b", sla_ms=40.0, risk=0.05, max_batch_size=32, max_total_tokens=512
     ).save(path)
     return path
 
 
-def test_compile_writes_the_gate_of_the_posterior(run, tiny_file, tiny_fleet, saved, tmp_path):
+def test_compile_writes_the_gate_of_the_posterior(run, thin_file, thin_fleet, saved, tmp_path):
     out = tmp_path / "step.gate"
-    code, text, _ = run("compile", tiny_file, *WHERE, *LIMITS, "--out", out, "--json")
+    code, text, _ = run("compile", thin_file, *WHERE, *LIMITS, "--out", out, "--json")
     assert code == 0
     answer, gate = json.loads(text), Gate.load(out)
-    tiny_fleet.check_gate(gate)
+    thin_fleet.check_gate(gate)
     assert answer["fingerprint"] == gate.fingerprint
     assert answer["accuracy"]["below"] == gate.accuracy.below
     assert (answer["sla_ms"], answer["risk"], answer["file"]) == (40.0, 0.05, str(out))
     assert gate.p_exceed(8, 100, 4000) == Gate.load(saved).p_exceed(8, 100, 4000)
-    code, text, _ = run("compile", tiny_file, *WHERE, *LIMITS, "--out", out)
+    code, text, _ = run("compile", thin_file, *WHERE, *LIMITS, "--out", out)
     assert code == 0
     assert "random steps" in text
     assert "kB" in text
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_gate_answers_as_the_gate_does(run, saved, tiny_file):
-    code, text, _ = run("gate", saved, *STEP, "--posterior", tiny_file, "--json")
+def test_gate_answers_as_the_gate_does(run, saved, thin_file):
+    code, text, _ = run("gate", saved, *STEP, "--posterior", thin_file, "--json")
     assert code == 0
     answer, gate = json.loads(text), Gate.load(saved)
     assert answer["p_exceed"] == gate.p_exceed(8, 100, 4000)
@@ -61,14 +61,14 @@ def test_a_step_that_does_not_fit_is_said_to(run, saved):
     assert "none" in text
 
 
-def test_a_stale_gate_is_refused(run, saved, tiny_fleet, tmp_path):
+def test_a_stale_gate_is_refused(run, saved, thin_fleet, tmp_path):
     """The same deployment, of a posterior with fewer draws."""
     from dataclasses import replace
 
-    tree = tiny_fleet.tree.copy()
-    tree["posterior"] = tree["posterior"].to_dataset().isel(draw=slice(0, 100))
+    tree = thin_fleet.tree.copy()
+    tree["posterior"] = tree["posterior"].to_dataset().isel(draw=slice(0, 20))
     other = tmp_path / "other.nc"
-    replace(tiny_fleet, tree=tree).save(other)
+    replace(thin_fleet, tree=tree).save(other)
     refused(run("gate", saved, *STEP, "--posterior", other), about="the gate is stale")
 
 
@@ -85,9 +85,9 @@ def test_a_stale_gate_is_refused(run, saved, tiny_fleet, tmp_path):
         (["--out", "nowhere/step.gate"], "folder does not exist"),
     ],
 )
-def test_compile_refuses_in_one_line(run, tiny_file, tmp_path, monkeypatch, change, about):
+def test_compile_refuses_in_one_line(run, thin_file, tmp_path, monkeypatch, change, about):
     monkeypatch.chdir(tmp_path)
-    refused(run("compile", tiny_file, *WHERE, *LIMITS, "--out", "step.gate", *change), about=about)
+    refused(run("compile", thin_file, *WHERE, *LIMITS, "--out", "step.gate", *change), about=about)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -107,48 +107,48 @@ def test_impossible_steps_and_settings_are_refused(tiny_fleet, tiny_steps):
 # Gates
 
 
-def test_a_gate_stands_for_its_posterior(tiny_fleet):
-    gate = tiny_fleet.compile(
+def test_a_gate_stands_for_its_posterior(thin_fleet):
+    gate = thin_fleet.compile(
         "H100-80GB", "llama-7b", sla_ms=40.0, risk=0.05, max_batch_size=16, max_total_tokens=256
     )
-    tiny_fleet.check_gate(gate)
-    latency = tiny_fleet.latency(
+    thin_fleet.check_gate(gate)
+    latency = thin_fleet.latency(
         "H100-80GB", "llama-7b", batch_size=8, total_tokens=100, context_tokens=4_000
     )
     assert gate.p_exceed(8, 100, 4_000) == pytest.approx(latency.sf(40.0), abs=5e-4)
     with pytest.raises(StaleGateError, match="stale"):
-        tiny_fleet.check_gate(replace(gate, fingerprint="0" * 64))
+        thin_fleet.check_gate(replace(gate, fingerprint="0" * 64))
     with pytest.raises(UnknownDeploymentError, match="nearest: H100-80GB/llama-7b"):
-        tiny_fleet.check_gate(replace(gate, deployment="H100-80GB/llama-8b/tp1/simulated"))
+        thin_fleet.check_gate(replace(gate, deployment="H100-80GB/llama-8b/tp1/simulated"))
     with pytest.raises(UnknownDeploymentError, match="nearest"):
-        tiny_fleet.compile("H100-80GB", "llama-8b", sla_ms=40.0)
+        thin_fleet.compile("H100-80GB", "llama-8b", sla_ms=40.0)
 
 
 # Decisions about steps
 
 
-def test_a_frontier_is_of_the_deployment(tiny_fleet):
+def test_a_frontier_is_of_the_deployment(thin_fleet):
     space = bl.StepSpace(max_batch_size=32, max_total_tokens=256)
-    found = tiny_fleet.frontier(
+    found = thin_fleet.frontier(
         "H100-80GB", "llama-7b", sla_ms=[30.0, 60.0], risk=0.05, space=space
     )
     limits = [step.sla_ms for step in found.steps]
     assert sorted([*limits, *found.infeasible_ms, *found.dominated_ms]) == [30.0, 60.0]
     assert limits
     for step in found.steps:
-        latency = tiny_fleet.latency(
+        latency = thin_fleet.latency(
             "H100-80GB", "llama-7b", batch_size=step.batch_size, total_tokens=step.total_tokens,
             context_tokens=step.context_tokens,
         )  # fmt: skip
         assert step.p_exceeds.value == pytest.approx(latency.sf(step.sla_ms), abs=1e-6)
-    usual = tiny_fleet.frontier("H100-80GB", "llama-7b", sla_ms=[30.0], gate_draws=25).steps[0]
-    typical = tiny_fleet.typical_context(tiny_fleet.find("H100-80GB", "llama-7b"))
+    usual = thin_fleet.frontier("H100-80GB", "llama-7b", sla_ms=[30.0], gate_draws=25).steps[0]
+    typical = thin_fleet.typical_context(thin_fleet.find("H100-80GB", "llama-7b"))
     assert usual.context_tokens == pytest.approx(typical * usual.batch_size)
 
 
-def test_tenants_share_a_step_within_the_risk(tiny_fleet):
+def test_tenants_share_a_step_within_the_risk(thin_fleet):
     tenants = [bl.Tenant("chat", 1, 800, 8), bl.Tenant("batch", 100, 100, 4)]
-    front = tiny_fleet.share_step("H100-80GB", "llama-7b", tenants, sla_ms=40.0, risk=0.05)
+    front = thin_fleet.share_step("H100-80GB", "llama-7b", tenants, sla_ms=40.0, risk=0.05)
     assert front.steps
     assert all(step.p_exceeds.value <= 0.05 + 1e-3 for step in front.steps)
 
