@@ -264,8 +264,8 @@ def document(
         f"Made by `python benchmarks/source_experiment.py --rows {chosen.rows} --draws"
         f" {chosen.draws} --seed {chosen.seed}`. **Simulated**: {chosen.rows:,} steps of each"
         f" of {len(log)} deployments ({', '.join(GPUS)} by {', '.join(LLMS)}), half decode, a"
-        f" quarter mixed, a quarter prefill; the {steps:,} of at most {LONGEST_MS:g} ms are used, as"
-        " the source does. Scores are means over deployments. The last column is what the"
+        f" quarter mixed, a quarter prefill; the {steps:,} of at most {LONGEST_MS:g} ms are used,"
+        " as the source does. Scores are means over deployments. The last column is what the"
         " source reports of its own logs, which nobody else has: shapes may be compared, figures"
         " may not.",
         "",
