@@ -6,6 +6,7 @@ answers over its standard output.
 
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +70,7 @@ def _run(function: Callable[..., Any], content: dict[str, Any], answers: Any) ->
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the crew is interrupted, and ends its workers
     os.environ["NPROC"] = "1"  # XLA's own threads: one
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(sys.argv[1])})

@@ -1,5 +1,7 @@
 """Chains in processes of their own are the chains of one process."""
 
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +73,14 @@ def test_a_worker_that_ends_is_told(crew, asked):
         process.wait()
     with pytest.raises(RuntimeError, match="expected it to live"):
         list(crew.run(DATA, *asked, TUNING, 1))
+
+
+def test_an_interrupt_is_left_to_whoever_has_the_crew(crew, asked):
+    before = list(crew.run(DATA, *asked, TUNING, 1))
+    for worker in crew._workers:
+        worker.send_signal(signal.SIGINT)
+    after = list(crew.run(DATA, *asked, TUNING, 1))
+    assert len(after) == len(before) and crew.is_there
 
 
 def test_a_crew_that_was_interrupted_is_replaced(crew, asked):
