@@ -24,12 +24,15 @@ ROOT: Final = Path(__file__).parents[1]
 RESULTS: Final = Path(__file__).parent / "results"
 DATA: Final = ROOT.parent / "shared" / "data" / "fleet_steps.csv"
 RECORDED_SPLITS: Final = ("points", "extrapolation", "new-gpu", "new-llm")
+SIMULATED_SPLITS: Final = ("time",)
+SPLITS: Final = (*RECORDED_SPLITS, *SIMULATED_SPLITS)
 SIMULATED_ROWS: Final = 200
 """Steps of each of nine simulated deployments."""
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Every split and every rival on recorded steps.")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS)
     parser.add_argument("--max-rows", type=int, default=200, help="of each deployment")
     parser.add_argument("--few", type=int, nargs="+", default=[0, 5, 20])
     parser.add_argument("--draws", type=int, default=500, help="a chain, of bayeslat's fits")
@@ -67,13 +70,17 @@ def main() -> int:
     ]
     settings = SplitSettings(few=tuple(chosen.few))
     made_by = (
-        f"python benchmarks/backtest.py --max-rows {chosen.max_rows} --draws {chosen.draws}"
-        f" --chains {chosen.chains} --few {' '.join(map(str, chosen.few))}"
+        f"python benchmarks/backtest.py --splits {' '.join(chosen.splits)}"
+        f" --max-rows {chosen.max_rows} --draws {chosen.draws} --chains {chosen.chains}"
+        f" --few {' '.join(map(str, chosen.few))}"
     )
-    for name, log, splits in (
+    for name, log, possible in (
         ("backtest", thinned(bl.read_steps(DATA), chosen.max_rows), RECORDED_SPLITS),
-        ("backtest_simulated", simulated_log(), ("time",)),
+        ("backtest_simulated", simulated_log(), SIMULATED_SPLITS),
     ):
+        splits = [split for split in possible if split in chosen.splits]
+        if not splits:
+            continue
         found = backtest(
             log,
             splits,
