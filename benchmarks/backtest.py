@@ -49,9 +49,9 @@ def simulated_log() -> Observations:
     return bl.validate_steps(table.assign(timestamp=times), source="simulated")
 
 
-def write(found: Backtest, name: str, made_by: str) -> None:
+def write(found: Backtest, name: str, title: str, made_by: str) -> None:
     """Tables, and a picture a split."""
-    text = as_document(found, made_by=made_by)
+    text = as_document(found, title=title, made_by=made_by)
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     for split in found.splits:
         plot_backtest(found, split).savefig(RESULTS / f"{name}_{split}.png")
@@ -74,9 +74,14 @@ def main() -> int:
         f" --max-rows {chosen.max_rows} --draws {chosen.draws} --chains {chosen.chains}"
         f" --few {' '.join(map(str, chosen.few))}"
     )
-    for name, log, possible in (
-        ("backtest", thinned(bl.read_steps(DATA), chosen.max_rows), RECORDED_SPLITS),
-        ("backtest_simulated", simulated_log(), SIMULATED_SPLITS),
+    for name, title, log, possible in (
+        (
+            "backtest",
+            "Backtest on recorded steps",
+            thinned(bl.read_steps(DATA), chosen.max_rows),
+            RECORDED_SPLITS,
+        ),
+        ("backtest_simulated", "Backtest on simulated steps", simulated_log(), SIMULATED_SPLITS),
     ):
         splits = [split for split in possible if split in chosen.splits]
         if not splits:
@@ -90,7 +95,7 @@ def main() -> int:
             progress=lambda said, done, total: print(f"{done}/{total} {said}", flush=True),
         )
         found.save(chosen.cache / f"{name}.json")
-        write(found, name, made_by)
+        write(found, name, title, made_by)
     return 0
 
 

@@ -137,19 +137,19 @@ def as_markdown(table: TextTable, *, heading: str = "##", bold: str = "bayeslat"
     return "\n".join(lines) + "\n"
 
 
-def as_document(found: Backtest, *, made_by: str = "") -> str:
+def as_document(found: Backtest, *, title: str = "Backtest", made_by: str = "") -> str:
     """Everything that there is to read of a backtest, in Markdown.
 
     Parameters
     ----------
     found : Backtest
         The backtest.
-    made_by : str
-        Command that made it.
+    title, made_by : str
+        Heading, and the command that made it.
     """
     source = found.source
     lines = [
-        "# Backtest",
+        f"# {title}",
         "",
         *([f"Made by `{made_by}`.", ""] if made_by else []),
         f"{source['rows']:,} steps of {len(source['deployments'])} deployments, data fingerprint"
