@@ -25,6 +25,8 @@ __all__ = ["LogTerms", "Polynomial", "deployment_weights", "with_products"]
 FLOOR: Final = 0.1
 """Least forecast, as a share of the least latency measured: a polynomial may fall below zero."""
 
+NAMES: Final = {1: "linear", 2: "quadratic"}
+
 RIDGE: Final = 1.0
 ROWS_A_DEPLOYMENT: Final = 100.0
 """Rows that every deployment counts as in a pooled regression."""
@@ -89,6 +91,11 @@ class Polynomial(PointRival):
     """
 
     degree: int
+
+    @property
+    def name(self) -> str:
+        """Of the contender."""
+        return NAMES[self.degree]
 
     def _maker(self, history: History) -> Callable[[Novelty], Forecaster]:
         return partial(self._forecaster, history)

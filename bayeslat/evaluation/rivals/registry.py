@@ -20,14 +20,14 @@ __all__ = ["RIVALS", "all_rivals", "missing"]
 
 RIVALS: Final[Mapping[str, Callable[[Catalog], Contender]]] = MappingProxyType(
     {
-        "linear": lambda catalog: Polynomial("linear", catalog, 1),
-        "quadratic": lambda catalog: Polynomial("quadratic", catalog, 2),
-        "table": lambda catalog: ProfileTable("table", catalog),
-        "roofline-datasheet": lambda catalog: RooflineDatasheet("roofline datasheet", catalog),
-        "roofline-knee": lambda catalog: RooflineKnee("roofline knee", catalog),
+        "linear": lambda catalog: Polynomial(catalog, 1),
+        "quadratic": lambda catalog: Polynomial(catalog, 2),
+        "table": ProfileTable,
+        "roofline-datasheet": RooflineDatasheet,
+        "roofline-knee": RooflineKnee,
         "saturation": StaticSaturation,
         "saturation-context": SaturationWithContext,
-        "bayesian-ridge": lambda catalog: BayesianRidgeRival("BayesianRidge", catalog),
+        "bayesian-ridge": BayesianRidgeRival,
         "random-forest": RandomForest,
         "lightgbm": LightGBM,
         "xgboost": XGBoost,

@@ -39,15 +39,14 @@ class BayesianRidgeRival:
 
     Attributes
     ----------
-    name
-        Of the contender.
     catalog
         Datasheets.
     """
 
-    name: str
     catalog: Catalog
-    version: str = "1"
+
+    name = "BayesianRidge"
+    version = "1"
 
     def fit(self, known: Observations, few: Observations | None = None) -> Fitted:
         """See `Contender`.

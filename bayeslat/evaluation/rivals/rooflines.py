@@ -31,6 +31,8 @@ class RooflineKnee(PointRival):
     from their few steps. ``n_averaged`` is not used: all steps count alike.
     """
 
+    name = "roofline knee"
+
     def _maker(self, history: History) -> Callable[[Novelty], Forecaster]:
         return partial(self._forecaster, history)
 
@@ -115,6 +117,8 @@ class RooflineDatasheet(PointRival):
     log error over its known steps; an engine that is not known gets the pair of all steps. It
     treats known and new deployments alike. ``n_averaged`` is not used: all steps count alike.
     """
+
+    name = "roofline datasheet"
 
     def _maker(self, history: History) -> Callable[[Novelty], Forecaster]:
         return partial(self._forecaster, history.everything())

@@ -140,13 +140,10 @@ class PointRival(ABC):
 
     Attributes
     ----------
-    name
-        Of the contender.
     catalog
         Datasheets.
     """
 
-    name: str
     catalog: Catalog
     version: ClassVar[str] = "1"
 

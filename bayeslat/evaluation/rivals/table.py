@@ -40,6 +40,7 @@ class ProfileTable(PointRival):
     new. ``n_averaged`` is not used: all steps count alike.
     """
 
+    name = "table"
     version = "2"
 
     def _maker(self, history: History) -> Callable[[Novelty], Forecaster]:
