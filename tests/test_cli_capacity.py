@@ -98,9 +98,8 @@ def test_decode_steps_over_a_range_of_limits(run, thin_file):
     rates = [row["tokens_per_s"] for row in rows]
     assert rates == sorted(rates)
     wanted = answered(
-        run("frontier", thin_file, *WHERE, *SMALL, "--decode-only", "--min-batch", 7,
-            "--sla-ms", 60, "--json")
-    )  # fmt: skip
+        run("frontier", thin_file, *WHERE, *SMALL, "--min-batch", 7, "--sla-ms", 60, "--json")
+    )
     assert all(row["batch_size"] >= 7 for row in wanted["frontier"])
 
 
