@@ -46,7 +46,7 @@ class SplitSettings:
         ones.
     min_train_size, test_window
         Of the time-ordered split, in rows: the first fold knows so many, and each fold predicts the
-        next so many. By default half of the rows and a tenth.
+        next so many, the last one all that are left. By default half of the rows and a tenth.
     """
 
     seed: int = 0
