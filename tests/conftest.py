@@ -61,7 +61,7 @@ def tiny_fleet(tiny_steps: "bl.Observations") -> "bl.FleetPosterior":
     """A fitted fleet of two deployments, for whoever needs a posterior and not its numbers."""
     import bayeslat as bl
 
-    return bl.fit(tiny_steps, draws=100, tune=200)
+    return bl.fit(tiny_steps, draws=250, tune=200, retry=False)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from bayeslat.decisions import (
 from bayeslat.decisions.compiling import compile_gate
 
 WHERE = ["--gpu", "H100-80GB", "--model", "llama-7b"]
-SMALL = ["--max-batch", 12, "--max-tokens", 300, "--gate-draws", 40]
+SMALL = ["--max-batch", 12, "--max-tokens", 300, "--gate-draws", 20]
 TENANTS = (Tenant("chat", 1, 400, 6, weight=2.0), Tenant("batch", 64, 64, 4, min_requests=1))
 
 
@@ -64,7 +64,7 @@ def test_the_frontier_agrees_with_the_library(run, thin_fleet, thin_file, draws)
     )
     typical = thin_fleet.typical_context(draws.deployment)
     space = StepSpace(max_batch_size=12, max_total_tokens=300, context_per_request=typical)
-    found = compiled_frontier(draws, [0.01, 30.0, 60.0], risk=0.01, space=space, gate_draws=40)
+    found = compiled_frontier(draws, [0.01, 30.0, 60.0], risk=0.01, space=space, gate_draws=20)
     table = found.table()
     assert [row["sla_ms"] for row in answer["frontier"]] == list(table["sla_ms"])
     for name in ("batch_size", "total_tokens", "tokens_per_s", "p_exceeds_upper"):
@@ -81,7 +81,7 @@ def test_the_frontier_is_told_and_drawn(run, thin_file, tmp_path):
     text = said(run(*ask, "--sla-ms", "0.01,30,60", "--plot", several))
     assert "tokens/s [90 %]" in text
     assert "no step keeps 0.01 ms" in text
-    assert "gate of 40" in text
+    assert "gate of 20" in text
     assert several.stat().st_size > 1000
     text = said(run(*ask, "--sla-ms", 40, "--plot", single))
     assert "C = 100 B" in text
@@ -105,7 +105,7 @@ def test_decode_steps_over_a_range_of_limits(run, thin_file):
 
 def gate_of(draws):
     return compile_gate(
-        draws.thin(40), sla_ms=40.0, risk=0.01, max_batch_size=12, max_total_tokens=300
+        draws.thin(20), sla_ms=40.0, risk=0.01, max_batch_size=12, max_total_tokens=300
     )
 
 
