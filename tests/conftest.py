@@ -57,6 +57,17 @@ def tiny_steps() -> "bl.Observations":
 
 
 @pytest.fixture(scope="session")
+def short_steps() -> "bl.Observations":
+    """Simulated steps of two deployments, 25 each."""
+    import bayeslat as bl
+
+    simulated = bl.simulate_fleet(
+        gpus=("A100-80GB", "H100-80GB"), models=("llama-7b",), rows_per_deployment=25, seed=1
+    )
+    return bl.validate_steps(simulated.steps)
+
+
+@pytest.fixture(scope="session")
 def tiny_fleet(tiny_steps: "bl.Observations") -> "bl.FleetPosterior":
     """A fitted fleet of two deployments, for whoever needs a posterior and not its numbers."""
     import bayeslat as bl

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import bayeslat as bl
 from bayeslat.errors import InputError
 from bayeslat.evaluation.calibration_fits import (
     CompiledFleet,
@@ -20,22 +19,13 @@ N = 120
 
 
 @pytest.fixture(scope="module")
-def design() -> bl.Observations:
-    """25 steps on each of two deployments."""
-    simulated = bl.simulate_fleet(
-        gpus=("A100-80GB", "H100-80GB"), models=("llama-7b",), rows_per_deployment=25, seed=1
-    )
-    return bl.validate_steps(simulated.steps)
+def simulations(short_steps):
+    return simulate_from_prior(short_steps, n=N, seed=4)
 
 
 @pytest.fixture(scope="module")
-def simulations(design):
-    return simulate_from_prior(design, n=N, seed=4)
-
-
-@pytest.fixture(scope="module")
-def compiled(design) -> CompiledFleet:
-    return CompiledFleet.of(design)
+def compiled(short_steps) -> CompiledFleet:
+    return CompiledFleet.of(short_steps)
 
 
 def truths(simulations, name: str) -> np.ndarray:
@@ -53,25 +43,25 @@ def test_truths_have_the_prior_that_is_written_down(simulations):
     assert abs(excess.mean() - 20.0) < 4.0 * np.sqrt(200.0 / N)
 
 
-def test_data_sets_are_of_the_design_and_positive(design, simulations):
+def test_data_sets_are_of_the_design_and_positive(short_steps, simulations):
     for each in simulations:
         assert each.observations.latency_ms.min() > 0.0
-        np.testing.assert_array_equal(each.observations.total_tokens, design.total_tokens)
+        np.testing.assert_array_equal(each.observations.total_tokens, short_steps.total_tokens)
     first = simulations[0].observations.latency_ms
     assert not np.array_equal(first, simulations[1].observations.latency_ms)
 
 
-def test_more_data_sets_begin_with_the_same(design, simulations):
-    few = simulate_from_prior(design, n=3, seed=4)
+def test_more_data_sets_begin_with_the_same(short_steps, simulations):
+    few = simulate_from_prior(short_steps, n=3, seed=4)
     for one, same in zip(few, simulations, strict=False):
         np.testing.assert_array_equal(one.observations.latency_ms, same.observations.latency_ms)
         assert one.truth.identical(same.truth)
 
 
-def test_noise_stretches_what_lies_between_latencies_and_their_location(design, compiled):
+def test_noise_stretches_what_lies_between_latencies_and_their_location(short_steps, compiled):
     """Residuals over the scale that the truth says have the spread that was asked for."""
     for noise in (1.0, 1.5):
-        simulations = simulate_from_prior(design, n=40, seed=5, noise=noise)
+        simulations = simulate_from_prior(short_steps, n=40, seed=5, noise=noise)
         found = np.abs(np.concatenate([residuals(compiled, each) for each in simulations]))
         # 23 degrees of freedom in the middle; half of |Z| is below 0.68 to 0.69 for any of them.
         error = np.sqrt(0.25 / found.size) / 0.63  # of a median, over the density there
@@ -89,9 +79,9 @@ def residuals(compiled: CompiledFleet, simulation) -> np.ndarray:
     return np.concatenate(found)
 
 
-def test_strays_are_refused(design):
+def test_strays_are_refused(short_steps):
     with pytest.raises(InputError, match="strays"):
-        simulate_from_prior(design, ModelSpec(strays=True))
+        simulate_from_prior(short_steps, ModelSpec(strays=True))
 
 
 def test_a_target_with_data_is_the_posterior_of_a_model_built_with_them(simulations, compiled):

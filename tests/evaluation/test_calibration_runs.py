@@ -16,15 +16,6 @@ SETTINGS = SamplerSettings(draws=300, tune=100, chains=2, seed=6)
 NAMES = ("a", "b", "c")
 
 
-@pytest.fixture(scope="module")
-def design() -> bl.Observations:
-    """25 steps on each of two deployments."""
-    simulated = bl.simulate_fleet(
-        gpus=("A100-80GB", "H100-80GB"), models=("llama-7b",), rows_per_deployment=25, seed=1
-    )
-    return bl.validate_steps(simulated.steps)
-
-
 def made(place: np.ndarray) -> CalibrationResult:
     """A result without fits."""
     n = len(place)
@@ -64,13 +55,13 @@ def fits(monkeypatch) -> list[int]:
     return numbers
 
 
-def test_a_run_goes_on_where_it_stopped(design, fits, tmp_path):
+def test_a_run_goes_on_where_it_stopped(short_steps, fits, tmp_path):
     folder = tmp_path / "fits"
-    first = calibrate(design, n_simulations=10, folder=folder)
+    first = calibrate(short_steps, n_simulations=10, folder=folder)
     (folder / "00003.npz").unlink()
     told = []
     again = calibrate(
-        design, n_simulations=12, folder=folder, progress=lambda *now: told.append(now)
+        short_steps, n_simulations=12, folder=folder, progress=lambda *now: told.append(now)
     )
     assert fits == [*range(10), 3, 10, 11] and told == [(10, 12), (11, 12), (12, 12)]
     np.testing.assert_array_equal(again.place[:10], first.place)
@@ -81,26 +72,26 @@ def test_a_run_goes_on_where_it_stopped(design, fits, tmp_path):
     "changes",
     [{"settings": SETTINGS}, {"wrong": Wrong(noise=2.0)}, {"spec": bl.ModelSpec(terms=())}],
 )
-def test_fits_of_another_calibration_are_not_taken(design, fits, tmp_path, changes):
-    calibrate(design, n_simulations=10, folder=tmp_path)
+def test_fits_of_another_calibration_are_not_taken(short_steps, fits, tmp_path, changes):
+    calibrate(short_steps, n_simulations=10, folder=tmp_path)
     with pytest.raises(InputError, match="another calibration"):
-        calibrate(design, n_simulations=10, folder=tmp_path, **changes)
+        calibrate(short_steps, n_simulations=10, folder=tmp_path, **changes)
 
 
 @pytest.mark.parametrize("bad", [{"n_simulations": 5}, {"processes": 0}])
-def test_settings_that_tell_nothing_are_refused(design, bad):
+def test_settings_that_tell_nothing_are_refused(short_steps, bad):
     with pytest.raises(InputError, match="expected"):
-        calibrate(design, **bad)
+        calibrate(short_steps, **bad)
 
 
 @pytest.fixture(scope="module")
-def right(design) -> CalibrationResult:
-    return calibrate(design, n_simulations=N, settings=SETTINGS)
+def right(short_steps) -> CalibrationResult:
+    return calibrate(short_steps, n_simulations=N, settings=SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def noisy(design) -> CalibrationResult:
-    return calibrate(design, n_simulations=N, settings=SETTINGS, wrong=Wrong(noise=1.5))
+def noisy(short_steps) -> CalibrationResult:
+    return calibrate(short_steps, n_simulations=N, settings=SETTINGS, wrong=Wrong(noise=1.5))
 
 
 @pytest.mark.slow
@@ -119,10 +110,10 @@ def test_noise_that_is_not_what_the_truth_says_is_refused(right, noisy):
 
 
 @pytest.mark.slow
-def test_a_prior_that_is_not_the_one_fitted_is_refused(design, right):
+def test_a_prior_that_is_not_the_one_fitted_is_refused(short_steps, right):
     spec = bl.ModelSpec()
     prior = replace(spec.prior("floor_share"), median=0.9)
     shifted = Wrong(spec=replace(spec, priors={"floor_share": prior}))
-    found = calibrate(design, n_simulations=N, settings=SETTINGS, wrong=shifted)
+    found = calibrate(short_steps, n_simulations=N, settings=SETTINGS, wrong=shifted)
     refused = found.refused()
     assert refused and all("floor_share" in name for name in refused[:1])

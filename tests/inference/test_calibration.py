@@ -63,23 +63,14 @@ SPEC = ModelSpec(
 
 
 @pytest.fixture(scope="module")
-def steps() -> bl.Observations:
-    """The design: 25 steps on each of two deployments; their latencies are overwritten."""
-    simulated = bl.simulate_fleet(
-        gpus=("A100-80GB", "H100-80GB"), models=("llama-7b",), rows_per_deployment=25, seed=1
-    )
-    return bl.validate_steps(simulated.steps)
+def model(short_steps) -> pm.Model:
+    return build_model(short_steps, SPEC)
 
 
 @pytest.fixture(scope="module")
-def model(steps) -> pm.Model:
-    return build_model(steps, SPEC)
-
-
-@pytest.fixture(scope="module")
-def truths(steps) -> list[dict[str, np.ndarray]]:
+def truths(short_steps) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(21)
-    return [draw_prior(steps, rng) for _ in range(2 * N_REPLICATES)]
+    return [draw_prior(short_steps, rng) for _ in range(2 * N_REPLICATES)]
 
 
 def draw_prior(steps: bl.Observations, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -120,13 +111,13 @@ def draw_prior(steps: bl.Observations, rng: np.random.Generator) -> dict[str, np
 
 
 @pytest.fixture(scope="module")
-def data(steps, truths) -> np.ndarray:
+def data(short_steps, truths) -> np.ndarray:
     """Latencies of every replicate, in the order of the model's rows; the last half is wrong."""
     rng = np.random.default_rng(22)
     noises = np.repeat([1.0, WRONG_NOISE], N_REPLICATES)
-    order = row_layout(steps).order
+    order = row_layout(short_steps).order
     pairs = zip(truths, noises, strict=True)
-    return np.array([simulate(steps, truth, noise, rng)[order] for truth, noise in pairs])
+    return np.array([simulate(short_steps, truth, noise, rng)[order] for truth, noise in pairs])
 
 
 def simulate(
@@ -236,12 +227,14 @@ def quantities(
 
 
 @pytest.fixture(scope="module")
-def ranks(model, steps, truths, data) -> dict[str, np.ndarray]:
+def ranks(model, short_steps, truths, data) -> dict[str, np.ndarray]:
     """Rank of each truth among thinned posterior draws, by quantity; shape (replicate,)."""
-    replicates = Replicates(model, steps, data)
+    replicates = Replicates(model, short_steps, data)
     draws = SAMPLERS["blackjax"](replicates.log_density, replicates.dim, SETTINGS)
-    posterior = quantities(replicates, steps, replicates.flat(draws.position))
-    truth = quantities(replicates, steps, np.array([true_flat(model, each) for each in truths]))
+    posterior = quantities(replicates, short_steps, replicates.flat(draws.position))
+    truth = quantities(
+        replicates, short_steps, np.array([true_flat(model, each) for each in truths])
+    )
     # First gate: the thinned draws are nearly independent.
     assert min(mean_over_draws(found).ess.min() for found in posterior.values()) > 2 * N_RANKS
     result = {}
