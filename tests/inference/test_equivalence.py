@@ -269,6 +269,6 @@ def test_recipe_and_plain_hierarchy_have_the_same_means_and_variances(discrepanc
         scores[f"mean {name}"] = float(z_scores(*pair))
         scores[f"variance {name}"] = float(z_scores(*squares))
         sizes[name] = float(min(each.ess for each in pair))
-    assert min(sizes.values()) > 200, sizes
+    assert min(sizes.values()) > 400, sizes
     bound = z_bound(len(scores))
     assert not {name: z for name, z in scores.items() if abs(z) > bound}
